@@ -1,0 +1,145 @@
+"""`p2pe-bootstrap`: run a public server of the overlay, or look at one from outside."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+import trio
+import typer
+from p2pe.core.addresses import split_peer
+from p2pe.errors import ExitCode, P2peError, UsageError
+from p2pe.logs import set_up_logging
+from p2pe.model import Address
+
+T = TypeVar("T")
+
+app = typer.Typer(
+    help="A bootstrap node: a first contact for newcomers and a server of the DHT. It can read nobody's messages.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+HomeOption = Annotated[Path, typer.Option(help="Directory of the lasting key; made if missing.", envvar="P2PE_HOME")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
+
+
+@app.command()
+def run(
+    home: HomeOption,
+    listen: Annotated[list[str], typer.Option(help="Address to listen on, e.g. /ip4/0.0.0.0/tcp/4001. Repeatable.")],
+    announce: Annotated[
+        list[str] | None, typer.Option(help="Address others should dial, if it isn't the one listened on. Repeatable.")
+    ] = None,
+    bootstrap: Annotated[
+        list[str] | None, typer.Option(help="Another bootstrap node: multiaddr with /p2p, or /dnsaddr. Repeatable.")
+    ] = None,
+    metrics: Annotated[str | None, typer.Option(help="HOST:PORT for Prometheus; keep it private.")] = None,
+    log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
+    as_json: JsonOption = False,
+) -> None:
+    """Runs in the foreground. When ready, prints one line: the full address. SIGTERM drains and stops."""
+    _set_up_logging(log_level)
+    from p2pe_bootstrap import node  # libp2p takes a second to import: not for --help
+    from p2pe_bootstrap.home import BootstrapHome
+
+    def ready(addresses: tuple[str, ...]) -> None:
+        line = json.dumps({"ready": True, "addresses": addresses}) if as_json else addresses[0]
+        print(line, flush=True)
+
+    settings = node.Settings(
+        home=BootstrapHome(home),
+        listen=tuple(Address(text) for text in listen),
+        announce=tuple(_without_peer(text) for text in announce or ()),
+        bootstrap=tuple(bootstrap or ()),
+        metrics=_host_and_port(metrics),
+    )
+    _run(node.run, settings, ready)
+
+
+@app.command()
+def status(
+    address: Annotated[list[str] | None, typer.Argument(help="Full multiaddrs to check.")] = None,
+    home: Annotated[
+        Path | None, typer.Option(help="Check the node that runs in this home.", envvar="P2PE_HOME")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Looks at a bootstrap node as a stranger would: dials it, stores a record, reads it back. 0 when all is well."""
+    _set_up_logging("error")
+    from p2pe.overlay.world import real_world
+
+    from p2pe_bootstrap.check import check
+    from p2pe_bootstrap.home import BootstrapHome
+
+    addresses = tuple(address or ())
+    if not addresses and home is not None:
+        addresses = BootstrapHome(home).read_addresses()
+    if not addresses:
+        raise UsageError("say which node: an address, or --home of one that runs here")
+    for text in addresses:
+        try:
+            split_peer(text)
+        except ValueError:
+            raise UsageError(f"{text!r} isn't a full address like /ip4/192.0.2.1/tcp/4001/p2p/12D3KooW...") from None
+    world = real_world()
+    checks = [_run(check, world, text) for text in addresses]
+    if as_json:
+        print(json.dumps([c.as_dict() for c in checks], indent=2))
+    else:
+        for c in checks:
+            verdict = "ok" if c.is_well else f"FAILED: {c.problem}"
+            print(f"{c.address}\n  {verdict}; connect {c.connect_ms} ms, knows {c.knows_peers} peers, {c.agent or '-'}")
+    if not all(c.is_well for c in checks):
+        raise SystemExit(ExitCode.FAILED)
+
+
+def _run(work: Callable[..., Awaitable[T]], *args: object) -> T:
+    """trio.run, with an error of ours taken out of the groups that nurseries wrap it in."""
+    try:
+        return trio.run(work, *args)
+    except BaseExceptionGroup as group:
+        error: BaseException | None = group.subgroup(P2peError)
+        while isinstance(error, BaseExceptionGroup):
+            error = error.exceptions[0]
+        if error is None:
+            raise
+        raise error from None
+
+
+def _set_up_logging(level: str) -> None:
+    try:
+        set_up_logging(level)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+
+
+def _without_peer(text: str) -> Address:
+    try:
+        return split_peer(text)[0]
+    except ValueError:
+        return Address(text)
+
+
+def _host_and_port(text: str | None) -> tuple[str, int] | None:
+    if text is None:
+        return None
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdigit() or int(port) > 65_535:
+        raise UsageError(f"{text!r} isn't HOST:PORT, e.g. 127.0.0.1:9464")
+    return host.strip("[]"), int(port)
+
+
+def main() -> None:
+    """Entry point: errors become one line and an exit code (errors.ExitCode)."""
+    try:
+        app(standalone_mode=True)
+    except P2peError as error:
+        print(f"p2pe-bootstrap: {error}", file=sys.stderr)
+        raise SystemExit(error.exit_code) from None
+    except KeyboardInterrupt:
+        raise SystemExit(ExitCode.DONE) from None

@@ -1,0 +1,97 @@
+"""A running bootstrap node: from settings to the line on standard output, to the drain at SIGTERM."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+
+import structlog
+import trio
+from p2pe import config
+from p2pe.core.addresses import host_port, with_peer
+from p2pe.errors import LocalError, UsageError
+from p2pe.model import Address
+from p2pe.overlay.bootstrap_addresses import check_bootstrap
+from p2pe.overlay.host import OverlayHost, open_host
+from p2pe.overlay.limits import HostLimits
+from p2pe.overlay.world import real_world
+
+from p2pe_bootstrap.home import BootstrapHome
+from p2pe_bootstrap.metrics import NodeCollector, exposition, serve_metrics
+from p2pe_bootstrap.services import open_services
+
+log = structlog.get_logger(__name__)
+
+DRAIN_SECONDS = 5.0  # for requests under way, once no new connections are taken
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What `p2pe-bootstrap run` was asked for."""
+
+    home: BootstrapHome
+    listen: tuple[Address, ...]
+    announce: tuple[Address, ...] = ()  # without /p2p; what others should dial instead
+    bootstrap: tuple[str, ...] = ()  # other bootstrap nodes
+    metrics: tuple[str, int] | None = None
+
+    def check(self) -> None:
+        """Raises UsageError."""
+        for address in (*self.listen, *self.announce):
+            if host_port(address) is None:
+                raise UsageError(f"{address!r} isn't an address like /ip4/0.0.0.0/tcp/4001")
+        for text in self.bootstrap:
+            check_bootstrap(text)
+
+
+async def run(settings: Settings, ready: Callable[[tuple[str, ...]], None]) -> None:
+    """Runs until SIGTERM or SIGINT. `ready` gets the full multiaddrs, best first, once all is up.
+    Raises UsageError, Conflict, StorageError, LocalError (an address can't be bound)."""
+    settings.check()
+    with settings.home.locked(), trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        key = settings.home.load_or_create_key()
+        world = real_world()
+        limits = HostLimits(max_connections=config.MAX_CONNECTIONS_BOOTSTRAP)
+        async with AsyncExitStack() as stack:
+            host = await stack.enter_async_context(open_host(world, key=key, limits=limits))
+            for address in settings.listen:
+                try:
+                    await host.listen(address)
+                except OSError as error:
+                    raise LocalError(f"can't listen on {address}: {error.strerror or error}") from None
+            host.announce("operator", settings.announce)
+            services = await stack.enter_async_context(open_services(host, world, settings.bootstrap))
+            nursery = await stack.enter_async_context(trio.open_nursery())
+            if settings.metrics is not None:
+                listeners = await _bind_metrics(*settings.metrics)
+                render = exposition(NodeCollector(host, services, time.time()))
+                nursery.start_soon(serve_metrics, listeners, render)
+            addresses = _own_addresses(host, settings.announce)
+            settings.home.write_addresses(addresses)
+            try:
+                ready(addresses)
+                log.info("ready", addresses=len(addresses))
+                async for number in signals:
+                    log.info("stopping", signal=signal.Signals(number).name)
+                    break
+                await services.drain(DRAIN_SECONDS)
+                log.info("drained", connections=len(host.connections()))
+            finally:
+                settings.home.remove_addresses()
+                nursery.cancel_scope.cancel()
+
+
+def _own_addresses(host: OverlayHost, announced: tuple[Address, ...]) -> tuple[str, ...]:
+    """Full multiaddrs: announced ones first, they are what others should use."""
+    ordered = dict.fromkeys([*announced, *host.listen_addresses()])
+    return tuple(with_peer(address, host.peer_id) for address in ordered)
+
+
+async def _bind_metrics(host: str, port: int) -> list[trio.SocketListener]:
+    try:
+        return list(await trio.open_tcp_listeners(port, host=host))
+    except OSError as error:
+        raise LocalError(f"can't serve metrics on {host}:{port}: {error.strerror or error}") from None

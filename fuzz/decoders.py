@@ -1,0 +1,125 @@
+"""Throws altered messages at everything in the core that reads strangers' bytes. Bounded, and replayable by its seed.
+
+    python fuzz/decoders.py --count 200000 --seed 7
+
+A finding is any exception but RemoteError; it ends the run with the input in hex and exit code 1. Mutations start
+from valid messages, so that they get past the first checks: bits, bytes, cuts, repeats, splices of two messages,
+and lengths that lie.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "core"))
+
+from crypto_support import ALICE, PSK0, make_dialer, make_responder
+from p2pe.config import MAX_HANDSHAKE_BYTES
+from p2pe.core.certificate import verify_certificate
+from p2pe.core.codec import decode_content, decode_frame, encode_content, encode_frame, pad_frame
+from p2pe.core.framing import FrameReader, frame
+from p2pe.core.handshake import Expected
+from p2pe.core.handshake_messages import AuthPayload, decode_auth, decode_hello, decode_reply, encode_auth
+from p2pe.core.tickets import open_ticket, seal_ticket
+from p2pe.errors import RemoteError
+from p2pe.model import Millis
+from test_known_answers import CONTENTS, FRAMES
+
+Target = Callable[[bytes], object]
+
+
+def read_frames(raw: bytes) -> None:
+    reader = FrameReader(MAX_HANDSHAKE_BYTES)
+    reader.receive(raw)
+    while reader.next_frame() is not None:
+        pass
+
+
+def read_padded(raw: bytes) -> None:
+    decode_frame(pad_frame(raw))
+
+
+def respond_to(raw: bytes) -> None:
+    """A hello, and if it reads, the answer to it: ML-KEM and Noise set-up included."""
+    responder = make_responder()
+    responder.receive_hello(raw)
+    responder.reply(PSK0, expected=Expected(ALICE.identity_key))
+
+
+def targets() -> list[tuple[str, Target, list[bytes]]]:
+    """Each decoder with valid messages to start from."""
+    hello = make_dialer().hello()
+    responder = make_responder()
+    said = responder.receive_hello(hello)
+    reply = responder.reply(PSK0, expected=Expected(ALICE.identity_key))
+    auth = encode_auth(AuthPayload(ALICE.certificate, bytes(32), ALICE.identity_key, "name", b"ticket"))
+    padded = [encode_frame(each) for each in FRAMES.values()]
+    return [
+        ("frame", decode_frame, padded),
+        ("unpadded frame", read_padded, [raw[: raw.rindex(b"\x7a")] for raw in padded]),
+        ("content", decode_content, [encode_content(each) for each in CONTENTS.values()]),
+        ("framing", read_frames, [frame(b"one") + frame(b"two" * 100)]),
+        ("hello", respond_to, [hello]),
+        ("reply", lambda raw: decode_reply(raw, said), [reply]),
+        ("hello alone", decode_hello, [hello]),
+        ("auth payload", decode_auth, [auth]),
+        ("certificate", verify_certificate, [ALICE.certificate]),
+        (
+            "ticket",
+            lambda raw: open_ticket(b"k" * 32, raw),
+            [seal_ticket(b"k" * 32, ALICE.identity_key, "n", Millis(0), b"n" * 24)],
+        ),
+    ]
+
+
+def mutate(rng: random.Random, raw: bytes, other: bytes) -> bytes:
+    out = bytearray(raw)
+    for _ in range(rng.randint(1, 4)):
+        at = rng.randrange(len(out)) if out else 0
+        match rng.randrange(7):
+            case 0 if out:
+                out[at] ^= 1 << rng.randrange(8)
+            case 1 if out:
+                out[at] = rng.choice((0, 1, 0x7F, 0x80, 0xFF, rng.randrange(256)))
+            case 2:
+                del out[at:]
+            case 3:
+                out[at:at] = rng.randbytes(rng.randint(1, 12))
+            case 4:
+                out[at:at] = out[at : at + rng.randint(1, 64)]
+            case 5:
+                out[at:] = other[rng.randrange(len(other) + 1) :]
+            case _:
+                out[at:at] = b"\xff\xff\xff\xff\xff\xff\xff\xff\x7f"[rng.randrange(9) :]
+    return bytes(out[:60_000])
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Fuzz the core's decoders.")
+    parser.add_argument("--count", type=int, default=100_000, help="inputs in all (default 100,000)")
+    parser.add_argument("--seed", type=int, default=1)
+    options = parser.parse_args()
+    rng, every = random.Random(options.seed), targets()
+    accepted = dict.fromkeys((name for name, _, _ in every), 0)
+    pool = [raw for _, _, corpus in every for raw in corpus]
+    for number in range(options.count):
+        name, target, corpus = every[number % len(every)]
+        raw = mutate(rng, rng.choice(corpus), rng.choice(pool))
+        try:
+            target(raw)
+            accepted[name] += 1
+        except RemoteError:
+            pass
+        except Exception as problem:  # noqa: BLE001 - finding these is what this is for
+            sys.stdout.write(f"{name}: {problem!r}\nseed {options.seed}, input {number}: {raw.hex()}\n")
+            return 1
+    sys.stdout.write(f"{options.count} inputs, none but RemoteError; accepted after mutation: {accepted}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

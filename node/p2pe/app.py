@@ -1,0 +1,205 @@
+"""A running node: every room opened in order, wired in one place, and closed in reverse.
+
+    database > host > directory > messaging > links > couriers, expiry, pairing > control API
+
+`run` is the whole, from the locked home on; `run_node` begins with an unlocked identity. Both give `Services`
+through their task status once the node is ready, and end when they are cancelled: with goodbyes to the contacts,
+the ports closed and the database's log written back.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
+from functools import partial
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Final
+
+import structlog
+import trio
+
+from p2pe.app_home import DEFAULT_LISTEN, SEALED, UNSEALED, Settings
+from p2pe.config import PEERS_SAVE_SECONDS, RESTART_FIRST_SECONDS, RESTART_MAX_SECONDS
+from p2pe.connectivity.service import open_links
+from p2pe.contacts.book import Book
+from p2pe.contacts.pairing import Pairing
+from p2pe.control.server import serve
+from p2pe.control.services import Services
+from p2pe.control.shapes import OverlayShape
+from p2pe.core.addresses import with_peer
+from p2pe.errors import StorageError, UsageError
+from p2pe.identity.keyfile import is_sealed
+from p2pe.identity.keyring import open_identity
+from p2pe.identity.keys import Identity
+from p2pe.messaging.courier import Couriers
+from p2pe.messaging.expiry import Expiry
+from p2pe.messaging.inbox import Inbox
+from p2pe.messaging.outbox import Outbox
+from p2pe.messaging.receiver import Receiver
+from p2pe.messaging.signals import Signals
+from p2pe.overlay.dht import Dht, open_dht
+from p2pe.overlay.host import OverlayHost, open_host
+from p2pe.overlay.hostkey import HostKey
+from p2pe.overlay.world import real_world
+from p2pe.ports import World
+from p2pe.storage import peers
+from p2pe.storage.database import Database, open_database
+
+if TYPE_CHECKING:
+    from trio_typing import TaskStatus  # the installed trio-stubs know it under this name alone
+
+_log: Final = structlog.get_logger(__name__)
+OpenDatabase = Callable[[], AbstractAsyncContextManager[Database]]
+
+
+async def run(
+    settings: Settings,
+    world: World | None = None,
+    passphrase: str | None = None,
+    *,
+    task_status: TaskStatus[Services] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Locks the home, unlocks the identity, and runs the node until cancelled. Raises what keeps it from starting."""
+    world = world or real_world()
+    with settings.home.lock():
+        identity = await world.threads(lambda: open_identity(settings.home, passphrase))
+        await run_node(settings, world, identity, task_status=task_status)
+
+
+async def run_node(
+    settings: Settings,
+    world: World | None,
+    identity: Identity,
+    *,
+    open_db: OpenDatabase | None = None,
+    control: bool = True,
+    task_status: TaskStatus[Services] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """A node with an unlocked identity, until cancelled. The caller holds the home's lock.
+
+    `open_db` brings another disk and `control` False leaves the socket out: for simulations.
+    """
+    world = world or real_world()
+    started_at = world.clock.now()
+    if open_db is None:
+        open_db = partial(open_database, settings.home.database, identity.database_key, world)
+    async with (
+        open_db() as database,
+        open_host(world, key=HostKey.generate(world.entropy)) as host,
+    ):
+        await _listen(host, settings)
+        seeds = await database.read(peers.load)
+        async with open_dht(host, world, mode="client", bootstrap=settings.bootstrap, seeds=seeds) as dht:
+            signals = Signals()
+            couriers = Couriers(database, world, signals)
+            receiver = Receiver(database, world, signals, couriers)
+            async with (
+                open_links(
+                    world, host, dht, database, identity, on_link=receiver.serve, relay_policy=settings.relay
+                ) as connectivity,
+                trio.open_nursery() as nursery,
+            ):
+                book = Book(database, connectivity.roster, connectivity.links)
+                pairing = Pairing(
+                    world,
+                    host,
+                    dht,
+                    database,
+                    identity,
+                    connectivity,
+                    bootstrap=lambda: settings.bootstrap or _servers(dht),
+                    learn_bootstrap=dht.learn_bootstrap,
+                )
+                services = Services(
+                    version=version("p2pe"),
+                    pid=os.getpid(),
+                    home=str(settings.home.path),
+                    started_at=started_at,
+                    identity_key=identity.identity_key,
+                    key_protection=SEALED if is_sealed(settings.home.keys) else UNSEALED,
+                    now=world.clock.now,
+                    overlay=lambda: _overlay(host, dht),
+                    book=book,
+                    pairing=pairing,
+                    links=connectivity.links,
+                    couriers=couriers,
+                    outbox=Outbox(database, world, signals, couriers, identity.k_msgid),
+                    inbox=Inbox(database, world, signals, couriers),
+                )
+                await nursery.start(supervise, "couriers", partial(couriers.run, connectivity.links))
+                await nursery.start(supervise, "expiry", Expiry(database, world, signals).run)
+                await nursery.start(supervise, "pairing", pairing.run)
+                nursery.start_soon(_keep_peers, database, world, dht)
+                if control:
+                    await nursery.start(supervise, "control", partial(serve, services, settings.home.socket))
+                task_status.started(services)
+                await trio.sleep_forever()
+
+
+async def _listen(host: OverlayHost, settings: Settings) -> None:
+    """Addresses that were asked for must work; of the defaults one is enough (a machine without IPv6)."""
+    refused: list[str] = []
+    for address in settings.listen or DEFAULT_LISTEN:
+        try:
+            await host.listen(address)
+        except OSError as error:
+            if settings.listen:
+                raise UsageError(f"can't listen on {address}: {error.strerror or error}") from error
+            refused.append(f"{address}: {error.strerror or error}")
+    if len(refused) == len(DEFAULT_LISTEN):
+        raise UsageError(f"can't listen anywhere ({'; '.join(refused)})")
+
+
+def _overlay(host: OverlayHost, dht: Dht) -> OverlayShape:
+    return {
+        "peer_id": str(host.peer_id),
+        "listen": list(host.listen_addresses()),
+        "connections": len(host.connections()),
+        "directory_peers": len(dht.peers()),
+    }
+
+
+def _servers(dht: Dht) -> tuple[str, ...]:
+    """Directory servers that answer, as bootstrap addresses: for the links of a node that was given none."""
+    return tuple(with_peer(peer.addresses[0], peer.peer_id) for peer in dht.peers() if peer.addresses)
+
+
+async def _keep_peers(database: Database, world: World, dht: Dht) -> None:
+    """Notes now and then which directory servers answer, so that the next start needs no bootstrap node."""
+    while True:
+        await trio.sleep(PEERS_SAVE_SECONDS)
+        known = dht.peers()
+        if known:
+            try:
+                await database.write(partial(peers.save, peers=known, now=world.clock.now()))
+            except StorageError as problem:
+                _log.warning("known directory servers couldn't be noted", problem=str(problem))
+
+
+async def supervise(
+    name: str,
+    work: Callable[..., Awaitable[None]],
+    *,
+    task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Runs `work` (which has a task status) for ever. What it raises while starting is the caller's. Later a defect
+    in one room is logged, and that room begins anew after a pause: the others, and whoever talks to them, go on."""
+    pause = RESTART_FIRST_SECONDS
+    started = False
+    while True:
+        began = trio.current_time()
+        try:
+            async with trio.open_nursery() as nursery:
+                await nursery.start(work)
+                if not started:
+                    started = True
+                    task_status.started()
+        except Exception as defect:  # the one place: see the docstring
+            if not started:
+                raise
+            _log.error("a part of the node failed; it begins anew", part=name, pause=pause, exc_info=defect)
+        if trio.current_time() - began > RESTART_MAX_SECONDS:
+            pause = RESTART_FIRST_SECONDS
+        await trio.sleep(pause)
+        pause = min(2 * pause, RESTART_MAX_SECONDS)

@@ -1,0 +1,134 @@
+"""Before a node runs: its settings, and making its home. Light to import: libp2p and FastAPI stay out.
+
+Settings come from, in this order: options, environment, `config.toml` in the home, defaults.
+
+    listen = ["/ip4/0.0.0.0/tcp/4001"]
+    bootstrap = ["/ip4/192.0.2.1/tcp/4001/p2p/12D3Koo..."]
+    relay = "fallback"
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from p2pe.core.addresses import host_port, split_peer
+from p2pe.core.paths import RelayPolicy
+from p2pe.errors import StorageError, UsageError
+from p2pe.identity.home import Home
+from p2pe.identity.keyfile import is_sealed
+from p2pe.identity.keyring import create_identity
+from p2pe.identity.passphrase import existing_passphrase, new_passphrase, terminal
+from p2pe.model import Address
+from p2pe.overlay.world import real_world
+
+DEFAULT_LISTEN: Final = (Address("/ip4/0.0.0.0/tcp/0"), Address("/ip6/::/tcp/0"))
+CONFIG_NAME: Final = "config.toml"
+SEALED: Final = "passphrase"
+UNSEALED: Final = "file mode"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a person may choose about a running node. `listen` empty: DEFAULT_LISTEN, as far as they can be bound."""
+
+    home: Home
+    listen: tuple[Address, ...] = ()
+    bootstrap: tuple[str, ...] = ()  # multiaddrs with /p2p
+    relay: RelayPolicy = RelayPolicy.FALLBACK
+
+
+@dataclass(frozen=True, slots=True)
+class Created:
+    words: str
+    protection: str  # SEALED or UNSEALED
+
+
+def create_home(home: Home, *, passphrase_file: Path | None, ask: bool) -> Created:
+    """Makes the home with a new identity. Raises Conflict when it has one, UsageError, StorageError."""
+    passphrase = new_passphrase(passphrase_file, os.environ, ask=terminal() if ask else None)
+    world = real_world()
+    _, words = create_identity(home, passphrase, world.entropy, world.clock.now())
+    return Created(words, UNSEALED if passphrase is None else SEALED)
+
+
+def passphrase_for(home: Home, file: Path | None) -> str | None:
+    """The passphrase of an existing home, asked for if need be; None when there is none.
+
+    Raises NotFound (`p2pe init` first), UsageError, StorageError.
+    """
+    return existing_passphrase(file, os.environ, sealed=is_sealed(home.keys), ask=terminal())
+
+
+def settings_for(
+    home: Home,
+    *,
+    listen: tuple[str, ...],
+    bootstrap: tuple[str, ...],
+    relay: str | None,
+    environment: Mapping[str, str],
+) -> Settings:
+    """Raises UsageError naming what can't be used, and where it came from. Empty or None: not given."""
+    stored = _read_config(home.path / CONFIG_NAME)
+    from_environment = tuple(each.strip() for each in environment.get("P2PE_BOOTSTRAP", "").split(",") if each.strip())
+    chosen_relay = relay or _text(stored, "relay") or RelayPolicy.FALLBACK.value
+    if chosen_relay not in tuple(RelayPolicy):
+        raise UsageError(f"relay is {chosen_relay!r}; choose fallback, never or only")
+    return Settings(
+        home=home,
+        listen=tuple(_listen_address(each) for each in listen or _texts(stored, "listen")),
+        bootstrap=tuple(_bootstrap(each) for each in bootstrap or from_environment or _texts(stored, "bootstrap")),
+        relay=RelayPolicy(chosen_relay),
+    )
+
+
+def _listen_address(text: str) -> Address:
+    address = Address(text)
+    if host_port(address) is None:
+        raise UsageError(f"can't listen on {text!r}: write it like /ip4/0.0.0.0/tcp/4001 or /ip6/::/tcp/4001")
+    return address
+
+
+def _bootstrap(text: str) -> str:
+    try:
+        split_peer(text)
+    except ValueError as error:
+        raise UsageError(
+            f"{text!r} isn't a bootstrap address ({error}): write it as `p2pe-bootstrap run` prints it, "
+            "like /ip4/192.0.2.1/tcp/4001/p2p/12D3Koo…"
+        ) from None
+    return text
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file:
+            found = tomllib.load(file)
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise StorageError(f"can't read {path}: {error.strerror or error}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} isn't TOML: {error}") from None
+    unknown = sorted(set(found) - {"listen", "bootstrap", "relay"})
+    if unknown:
+        raise UsageError(f"{path} has {unknown[0]!r}, which means nothing here; listen, bootstrap and relay do")
+    return found
+
+
+def _texts(stored: Mapping[str, Any], name: str) -> tuple[str, ...]:
+    value = stored.get(name, [])
+    if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
+        raise UsageError(f"{name} in {CONFIG_NAME} must be a list of texts")
+    return tuple(value)
+
+
+def _text(stored: Mapping[str, Any], name: str) -> str | None:
+    value = stored.get(name)
+    if value is not None and not isinstance(value, str):
+        raise UsageError(f"{name} in {CONFIG_NAME} must be a text")
+    return value

@@ -1,0 +1,251 @@
+"""Every limit and period, named once, with its unit in the name or comment and the reason beside it.
+
+Pure constants: what a person may change comes in through `app.Settings`.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+KIB: Final = 1024
+MIB: Final = 1024 * KIB
+
+# --- protocol identifiers ---
+PROTOCOL_VERSION: Final = 1
+SESSION_PROTOCOL: Final = "/p2pe/session/1.0.0"
+KAD_PROTOCOL: Final = "/p2pe/kad/1.0.0"
+
+# --- messages (docs/protocol.md) ---
+MAX_TEXT_BYTES: Final = 32 * KIB  # a long letter; anything longer is a file
+MAX_BODY_BYTES: Final = MAX_TEXT_BYTES + 256  # Content around the text
+MESSAGE_ID_BYTES: Final = 32
+STREAM_ID_BYTES: Final = 16
+NOISE_MAX_BYTES: Final = 65_535  # the Noise specification's largest message
+NOISE_TAG_BYTES: Final = 16
+MAX_FRAME_BYTES: Final = NOISE_MAX_BYTES - NOISE_TAG_BYTES  # plaintext of one Noise message
+MIN_FRAME_BYTES: Final = 256  # padding floor: a receipt looks like a short text
+MAX_BATCH_MESSAGES: Final = 256  # per frame: bounds the work of one commit at the recipient
+MAX_RECEIPTS_PER_FRAME: Final = 1024
+MAX_HANDSHAKE_BYTES: Final = 4 * KIB  # Hello is about 1.3 KiB; a stranger gets no more than this buffered
+MAX_QUEUED_PER_CONTACT: Final = 100_000  # a sender's own queue: about 30 MB; beyond it `send` refuses, clearly
+MAX_IN_FLIGHT: Final = 2048  # offered, unreceipted messages a link: memory at the recipient, work after a cut
+MAX_OFFER_MESSAGES: Final = 512  # offered in one commit and one write: a quarter of the window, so that all stages work
+MAX_OFFER_BYTES: Final = 1 * MIB  # of bodies in that commit (one message more at the most): memory of a courier
+MAX_RECEIVED_FRAMES: Final = 16  # of one link read ahead of their commit: 1 MiB; what is there is committed together
+MAX_STREAMS_PER_CONTACT: Final = 64  # sending orders remembered of a contact: one an installation or a rollback
+MAX_IDEMPOTENCY_KEY_BYTES: Final = 255  # a UUID or a name of the caller's own
+MAX_WAITERS: Final = 10_000  # callers waiting for a state at once; a forgotten client must not grow the table
+LINK_OVERTAKEN_SECONDS: Final = 1.0  # what a write may still take once a newer link to the same contact lives
+LINK_ATTACH_SECONDS: Final = 10.0  # how long a courier waits for a link it was given to be served
+STORAGE_RETRY_SECONDS: Final = 5.0  # after a failed commit (full disk): soon after space was made
+EXPIRY_CHECK_SECONDS: Final = 3_600.0  # at least this often: the wall clock may have been put forward
+EXPIRY_PAUSE_SECONDS: Final = 1.0  # at most this often: a busy node changes states thousands of times a second
+MAX_PAGE_BYTES: Final = 4 * MIB  # of texts in one page of the inbox or outbox; one message more at the most
+MAX_EXPIRED_AT_ONCE: Final = 1_000  # messages erased in one commit
+
+MAX_TICKET_BYTES: Final = 512  # another's contact ticket that we keep unread: theirs to lay out, ours to bound
+TICKET_BYTES: Final = 256  # our own: one size, so that its length says nothing about the name in it
+MAX_REVOKED_DEVICES: Final = 64  # in a device certificate: 2.2 KiB, so that a handshake message fits its limit
+
+# --- sessions ---
+SESSION_MAX_SECONDS: Final = 600.0  # a stolen session key is worth 10 minutes at most
+SESSION_MAX_BYTES: Final = 64 * MIB
+HANDSHAKE_TIMEOUT: Final = 10.0  # seconds; a relayed phone link takes 2-3 s
+LINK_PING_INTERVAL: Final = 3.0  # seconds between pings on a link or connection; with the time-out: dead within 9 s
+LINK_PING_TIMEOUT: Final = 2.0
+MAX_LINKS_PER_CONTACT: Final = 4  # ours, theirs, and one being replaced on each side
+SESSION_RENEW_AT: Final = 0.9  # of either limit: the next session is ready before this one may no longer be used
+SESSION_BUSY_SECONDS: Final = 60.0  # a session without a frame for so long isn't renewed until somebody writes
+LINK_RETIRE_QUIET: Final = 0.5  # seconds without a frame before a link that was replaced is closed
+LINK_RETIRE_SECONDS: Final = 5.0  # and at the most so long after it was replaced
+LINK_RACE_SECONDS: Final = 30.0  # two links this close in age came of both sides dialling: the lower key's stays
+GOODBYE_SECONDS: Final = 1.0  # to write a goodbye; a dead peer must not delay a stop
+MAX_PENDING_HANDSHAKES: Final = 32  # inbound: each costs up to 3 ms of CPU and 10 s of patience
+MAX_CONTACT_HANDSHAKES_PER_MINUTE: Final = 30  # sessions a contact may open: renewals and path changes need 2 or 3
+MAX_SUBNETS_COUNTED: Final = 4_096  # whose attempts are counted; the oldest gives way
+GREET_AT_ONCE: Final = 8  # contacts being dialled at the same time after a start
+MAX_GREETED: Final = 256  # contacts greeted after a start, those seen last first; half of MAX_CONNECTIONS
+RECONNECT_WAITS: Final = (0.1, 0.5, 2.0, 8.0, 30.0)  # seconds before each try after a link broke
+CACHED_HEADSTART: Final = 0.5  # seconds that the address which worked last gets before the DHT is asked
+HISTORY_ATTEMPTS: Final = 32  # lines of `p2pe why` kept a contact
+SESSION_ATTEMPTS_PER_MINUTE_PER_SUBNET: Final = 5  # strangers' hellos, per /24 or /56
+SESSION_ATTEMPTS_PER_MINUTE: Final = 30
+
+# --- retrying (courier) ---
+RETRY_FIRST: Final = 0.5  # seconds
+RETRY_MAX: Final = 60.0  # seconds: somebody who comes online greets us anyway
+RETRY_JITTER: Final = 0.3  # +-30 %: nodes that lost the same relay don't return together
+
+# --- pairing ---
+INVITE_SECONDS: Final = 600
+INVITE_GUESSES: Final = 3  # 3 / 2^22 against a 22-bit password
+INVITE_RETRY_SECONDS: Final = 5.0  # before an open invite that couldn't be published is tried again
+MAX_OPEN_INVITES: Final = 16
+LOCATOR_SLOTS: Final = 4  # records a locator; an invitee tries at most LOCATOR_TRIES of them
+LOCATOR_TRIES: Final = 3
+LINK_BOOTSTRAP_MAX: Final = 4
+LOCATOR_ARGON2_PASSES: Final = 3  # 0.08 s on an idle core, 0.3 s on a busy one, a guess at a locator
+LOCATOR_ARGON2_BYTES: Final = 64 * MIB  # as much as a small machine can spare for that long
+MAX_NAME_CHARS: Final = 64
+MAX_CONTACTS: Final = 5_000
+
+# --- records in the DHT ---
+MAX_RECORD_BYTES: Final = 1 * KIB
+RECORD_PAYLOAD_BYTES: Final = 512  # one size for all: no telling a node with one address from one with eight
+MAX_RECORD_TTL: Final = 24 * 3600  # seconds
+RECORD_TTL: Final = 3 * 3600  # seconds: what we ask for; a node that dies is forgotten in 3 h
+RECORD_REFRESH: Final = 3600  # seconds between publications, jittered
+MAX_ADDRESSES: Final = 8  # in a record
+PUBLISH_SPREAD: Final = 0.2  # +-20 % of RECORD_REFRESH, a contact: publications don't come in waves
+PUBLISH_AT_ONCE: Final = 8  # records being stored at the same time: 100 contacts take a few seconds at start
+PUBLISH_DEBOUNCE: Final = 0.25  # seconds after an address change: several come together
+PUBLISH_LOOK: Final = 60.0  # seconds at the most between two looks at the clock: a suspended laptop catches up
+CLOCK_SKEW: Final = 600  # seconds: how far another's clock may be ahead of ours
+
+# --- Kademlia ---
+KAD_K: Final = 20  # bucket size and closest-set size (kad-dht specification)
+KAD_ALPHA: Final = 3  # requests in flight a path (kad-dht specification: 10 in all; 3 paths x 3)
+KAD_DISJOINT_PATHS: Final = 3  # S/Kademlia: one hostile path must not own a lookup
+KAD_STORE_COUNT: Final = 8  # storers a record: 1 of 8 alive is enough under 30 % hourly churn
+KAD_QUERY_TIMEOUT: Final = 3.0  # seconds a request, upper bound of the adaptive time-out
+KAD_LOOKUP_TIMEOUT: Final = 5.0  # seconds a whole lookup
+KAD_MAX_MESSAGE: Final = 64 * KIB  # 20 peers with 8 addresses fit in 16 KiB
+KAD_MAX_PEER_ADDRESSES: Final = 8
+KAD_BUCKET_PER_SUBNET: Final = 2  # peers of one /24 or /56 in a bucket
+KAD_TABLE_PER_SUBNET: Final = 10  # and in the table
+KAD_STORE_MAX_RECORDS: Final = 65_536  # 64 MiB at the most
+KAD_STORE_PER_PEER: Final = 512  # records one peer may have us keep
+KAD_STORE_PER_SUBNET: Final = 4_096
+KAD_BUCKET_PER_ASN: Final = 6  # peers of one autonomous system in a bucket, when a map of them is given
+KAD_TABLE_PER_ASN: Final = 40
+KAD_ANSWER_PER_SUBNET: Final = 1  # peers of one /24 or /56 asked in a lookup, and storers, while there are others
+KAD_MAX_FAILURES: Final = 2  # failures in a row after which a peer leaves its bucket even with nobody to replace it
+KAD_MIN_TIMEOUT: Final = 0.5  # seconds, lower bound of the adaptive time-out: a handshake over a slow phone link
+KAD_PATH_CANDIDATES: Final = 60  # peers a path remembers: three replies' worth; endless closer peers end here
+KAD_LOOKUP_MAX_REQUESTS: Final = 96  # a lookup: four times what an honest one needs among 10,000 nodes
+KAD_QUORUM: Final = 3  # storers that agree on the newest record before a reader stops asking
+KAD_BUCKET_REFRESH: Final = 3600.0  # seconds a bucket may go without an answer from it before it is looked into
+KAD_STORER_CACHE: Final = 1_024  # locations whose storers are remembered: 5 contacts a minute for three hours
+KAD_STORER_CACHE_SECONDS: Final = 5_400.0  # longer than RECORD_REFRESH: republishing needs no lookup
+KAD_STREAM_IDLE: Final = 10.0  # seconds an unused stream to a server is kept for the next request
+KAD_MAX_IDLE_STREAMS: Final = 64
+KAD_MAX_RPC: Final = 64  # requests of ours under way at once; more wait
+KAD_RPC_PER_PEER: Final = 4  # of them at one server, each on a stream of its own
+KAD_SERVER_STREAMS: Final = 16  # request streams a peer may have open with us: an honest one uses one or two
+KAD_SERVER_STREAM_SECONDS: Final = 60.0  # an inbound stream without a request is closed then
+KAD_VERIFY_QUEUE: Final = 128  # servers that asked us something and wait to be dialled back
+KAD_VERIFY_RETRY: Final = 600.0  # seconds until a peer that failed its dial-back is tried again
+KAD_MAINTENANCE: Final = 60.0  # seconds between looks at what the table needs, jittered
+KAD_BUCKET_ENOUGH: Final = 4  # peers in a bucket; with fewer a server looks for more, or lookups through it get stuck
+KAD_SERVER_CHECK: Final = 900.0  # seconds a server goes without hearing of a peer in its table before it asks
+KAD_CHECKS_AT_ONCE: Final = 4  # peers asked in one look: a table of 100 in 25 minutes
+KAD_CLIENT_CHECK: Final = 6 * 3600.0  # the same for a client, which needs only a few live peers
+KAD_CLIENT_ENOUGH: Final = 8  # peers with which a client doesn't look for more
+KAD_JOIN_FIRST: Final = 0.25  # seconds between attempts to find a first server; doubles
+KAD_JOIN_MAX: Final = 5.0
+KAD_MAX_SEEDS: Final = 64  # persisted peers and bootstrap addresses tried in one attempt to join
+KAD_PERSISTED_PEERS: Final = 40
+KAD_REQUESTS_PER_SECOND: Final = 50  # a peer; an honest lookup sends fewer than 10 to one server
+
+# --- overlay ---
+DIAL_TIMEOUT: Final = 10.0  # seconds for all addresses of one peer
+DIAL_STAGGER: Final = 0.25  # seconds between addresses (RFC 8305 section 5)
+UPGRADE_TIMEOUT: Final = 10.0  # seconds for Noise and muxer on a new connection; slowloris ends here
+MAX_CONNECTIONS: Final = 512  # a node
+MAX_CONNECTIONS_BOOTSTRAP: Final = 4_096
+MAX_CONNECTIONS_PER_SUBNET: Final = 32  # /24 or /56; a household or a small office
+MAX_PENDING_UPGRADES: Final = 128
+MAX_STREAMS_PER_CONNECTION: Final = 256
+YAMUX_INITIAL_WINDOW: Final = 256 * KIB  # the yamux specification's initial window
+YAMUX_MAX_WINDOW: Final = 8 * MIB  # a stream's receive window grows up to this with use
+YAMUX_CONNECTION_BUFFER: Final = 16 * MIB  # all streams of a connection together
+YAMUX_MAX_PAYLOAD: Final = MAX_FRAME_BYTES - 12  # of one data frame: with its header it fills one Noise message
+YAMUX_ACK_BACKLOG: Final = 256  # streams opened and not yet acknowledged, each way (libp2p's yamux page)
+YAMUX_SEND_BUFFER: Final = 64 * KIB  # a stream's own small writes waiting for the writer; like a socket's buffer
+YAMUX_BATCH_BYTES: Final = 128 * KIB  # frames joined into one write; what a small message may wait behind
+YAMUX_CONTROL_BACKLOG: Final = 64 * KIB  # answers owed to a peer who doesn't read: beyond it we stop reading him
+YAMUX_CLOSE_SECONDS: Final = 60.0  # a stream that we closed waits this long for the other side to close, then resets
+YAMUX_GOODBYE_SECONDS: Final = 1.0  # flushing what is left, and go-away, when a connection is closed
+CONNECTION_PING_INTERVAL: Final = 3.0
+CONNECTION_PING_TIMEOUT: Final = 5.0
+IDLE_CONNECTION_SECONDS: Final = 30.0  # without streams: DHT connections close after this
+MAX_CONNECTIONS_PER_PEER: Final = 4  # relayed, punched, and one being replaced on each side
+MAX_DIAL_ADDRESSES: Final = 16  # of one peer: more are somebody's list of victims
+NEGOTIATION_TIMEOUT: Final = 5.0  # seconds to agree on a stream's protocol: one round trip
+MULTISTREAM_MAX_LINE: Final = 1_024  # bytes: go-multistream's own cap
+MULTISTREAM_MAX_PROPOSALS: Final = 16  # wrong guesses before the stream is reset
+IDENTIFY_MAX_BYTES: Final = 8 * KIB  # go-libp2p's cap
+IDENTIFY_MAX_PROTOCOLS: Final = 128
+EVENT_BUFFER: Final = 1_024  # host events a slow subscriber may be behind; what exceeds it is dropped and counted
+MAX_PING_STREAMS: Final = 2  # /ipfs/ping streams a connection (ping specification)
+OBSERVED_ADDRESSES: Final = 32  # distinct addresses others said they see us under
+OBSERVED_VOTES: Final = 2  # subnets that must agree on an observed address; AutoNAT verifies it besides
+OBSERVED_SECONDS: Final = 1_800.0  # a vote's life: NATs and leases change
+AUTONAT_MAX_ADDRESSES: Final = 16  # a request; the server dials one of them
+AUTONAT_DATA_BYTES: Final = 40_000  # asked for before dialling another IP than the asker's (specification: 30-100 k)
+AUTONAT_REQUESTS_PER_MINUTE: Final = 60  # a server, all askers together
+AUTONAT_REQUESTS_PER_SUBNET: Final = 6  # a minute; a client asks every few minutes
+AUTONAT_CONCURRENT: Final = 8  # dial-backs under way
+AUTONAT_TIMEOUT: Final = 15.0  # seconds a request may take at the server, data and dial included
+REACHABILITY_INTERVAL: Final = 600.0  # seconds between checks of addresses that are settled
+REACHABILITY_RETRY: Final = 60.0  # seconds, while they aren't
+REACHABILITY_AGREEMENT: Final = 2  # servers that must agree; every operator's list has more than this
+PORT_MAPPING_SECONDS: Final = 3_600  # lease asked of a router; renewed at half of it
+PORT_MAPPING_TIMEOUT: Final = 2.5  # seconds to find a router: it is one hop away
+NETWORK_POLL_SECONDS: Final = 5.0  # between looks at the interfaces where the system can't tell us of changes
+LAN_ANNOUNCE_SECONDS: Final = 120.0  # between mDNS announcements on a quiet network
+ACCEPT_RETRY_SECONDS: Final = 0.1  # after the system refused a descriptor: some are freed by then
+
+# --- relay (bootstrap nodes; circuit-v2) ---
+RELAY_RESERVATION_SECONDS: Final = 3_600
+RELAY_MAX_RESERVATIONS: Final = 1_024
+RELAY_MAX_RESERVATIONS_PER_SUBNET: Final = 32
+RELAY_MAX_CIRCUITS: Final = 512
+RELAY_MAX_CIRCUITS_PER_PEER: Final = 16
+RELAY_CIRCUIT_SECONDS: Final = 1_800
+RELAY_CIRCUIT_BYTES: Final = 256 * MIB
+RELAY_BUFFER_BYTES: Final = 64 * KIB  # a direction of a circuit; nothing else of it is ever in memory
+RELAY_MAX_CIRCUITS_PER_SUBNET: Final = 64  # /24 or /56 of the one who dials
+RELAY_MESSAGE_BYTES: Final = 4 * KIB  # a HOP, STOP or hole-punching message (DCUtR specification)
+RELAY_REQUEST_SECONDS: Final = 10.0  # for a request and its answer; then the stream is dropped
+RELAY_REQUESTS_PER_MINUTE: Final = 60  # a peer; an honest one refreshes hourly and dials now and then
+RELAY_CLIENT_COUNT: Final = 2  # relays held at once: one may die without our becoming unreachable
+RELAY_CLIENT_CIRCUITS: Final = 64  # circuits to us being set up at once, all relays together
+RELAY_RETRY_FIRST: Final = 1.0  # seconds, doubling, until a relay that failed is asked again
+RELAY_RETRY_MAX: Final = 120.0
+RELAY_DRAIN_SECONDS: Final = 30.0  # circuits may end by themselves this long when a relay stops
+PUNCH_ROUNDS: Final = 3  # DCUtR specification: one attempt and two retries
+PUNCH_ROUND_SECONDS: Final = 2.5  # a simultaneous open succeeds within two round trips or not at all
+PUNCH_ADDRESSES: Final = 4  # dialled at once in a round; more only fill the NAT's tables
+PUNCH_SETTLE_SECONDS: Final = 0.5  # identify's answer about our own address, before the first round
+
+# --- control API ---
+API_MAX_BODY: Final = 8 * MIB
+API_MAX_BATCH: Final = 1_000  # messages a request
+API_MAX_WAIT: Final = 3_600.0  # seconds a client may wait in one request
+API_PAGE: Final = 1_000  # rows an answer
+
+# --- the running node ---
+RESTART_FIRST_SECONDS: Final = 1.0  # before a part that failed through a defect begins anew; doubled each time
+RESTART_MAX_SECONDS: Final = 60.0
+PEERS_SAVE_SECONDS: Final = 600.0  # directory servers known: a node killed within them still has the earlier ones
+
+# --- storage and keys at rest ---
+DB_READERS: Final = 2  # read connections: the API and a courier at once; each may keep 2 MiB of pages
+DB_GROUP_MAX: Final = 512  # calls that share one commit: bounds how long the first of them waits
+DB_BUSY_MILLIS: Final = 5_000  # for another process's lock (a backup tool); the home's lock keeps second daemons out
+DB_CACHE_KIB: Final = 8 * 1024  # pages of the writer: its indexes stay decrypted
+DB_WAL_PAGES: Final = 4_000  # 16 MiB of log, then it is written back (50 ms): 15 % more rows a second than 1,000 pages
+DB_WAL_BYTES: Final = 16 * MIB  # the log file is cut to this after a burst
+DB_CHECK_BYTES: Final = 16 * MIB  # whole-file check at start up to this size (40 ms); each page has its own MAC anyway
+ARGON2_MEMORY: Final = 64 * MIB  # RFC 9106's second recommendation (64 MiB, 3 passes): 0.1-0.3 s of a 1.5 s start
+ARGON2_PASSES: Final = 3
+ARGON2_MEMORY_MAX: Final = 1_024 * MIB  # what a file may ask of us: a forged header must not eat the machine
+ARGON2_PASSES_MAX: Final = 16
+MIN_PASSPHRASE_CHARS: Final = 8  # a floor against slips, not a measure of strength
+MAX_PASSPHRASE_BYTES: Final = 4 * KIB
+MAX_KEY_FILE_BYTES: Final = 64 * KIB  # about 2 KiB; a certificate with 64 revoked devices adds 3 KiB
+MAX_SAVED_PEERS: Final = 200  # DHT servers remembered over a restart: ten buckets' worth
+MAX_ADDRESSES_JSON: Final = 4 * KIB  # remembered addresses of a contact or peer
+MAX_CLOSED_INVITES: Final = 64  # kept, wiped, so that `invites` can say what became of them
+MAX_GUESS_ROWS: Final = 1_000  # other people's codes that we guessed at, today and yesterday

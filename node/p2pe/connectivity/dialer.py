@@ -1,0 +1,190 @@
+"""Makes a session with a contact: a connection over whatever path answers first, then the handshake on a stream."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import trio
+
+from p2pe.config import CACHED_HEADSTART, HANDSHAKE_TIMEOUT, SESSION_PROTOCOL
+from p2pe.connectivity.history import History
+from p2pe.connectivity.session import Session
+from p2pe.connectivity.streams import FrameStream
+from p2pe.core.derive import PairKeys, day_of, session_tag
+from p2pe.core.handshake import DIALER_ENTROPY_BYTES, DialerHandshake, Established, Expected, LocalParty
+from p2pe.core.handshake_messages import NONCE_BYTES
+from p2pe.core.paths import RelayPolicy, dial_order
+from p2pe.errors import HandshakeError, LinkClosed, RemoteError, Unreachable
+from p2pe.identity.keys import Identity
+from p2pe.model import PathAttempt, PeerId, PeerInfo, Purpose
+from p2pe.ports import Connection, Host, World
+from p2pe.rendezvous.finder import Finder
+from p2pe.rendezvous.roster import Known
+
+
+def local_party(identity: Identity, host: Host) -> LocalParty:
+    """Who we are on a connection of `host`."""
+    return LocalParty(identity.identity_key, identity.device_private, identity.certificate, host.peer_id)
+
+
+class SessionDialer:
+    """Dials for one node. Every attempt is noted in `history`."""
+
+    def __init__(
+        self,
+        world: World,
+        host: Host,
+        identity: Identity,
+        finder: Finder,
+        history: History,
+        policy: Callable[[], RelayPolicy],
+    ) -> None:
+        self._world = world
+        self._host = host
+        self._identity = identity
+        self._finder = finder
+        self._history = history
+        self._policy = policy
+
+    async def dial(self, known: Known) -> Session:
+        """A new session, over a live connection if there is one. Raises Unreachable, whose text names the step that
+        failed last."""
+        connection = self._live(known)
+        if connection is not None:
+            try:
+                return await self.open_session(known, connection)
+            except Unreachable:
+                if connection.is_alive:
+                    raise
+        return await self.open_session(known, await self._connect(known))
+
+    def _live(self, known: Known) -> Connection | None:
+        """The best live connection to where the contact was reached last."""
+        if known.peer is None:
+            return None
+        return next((each for each in self._host.connections(known.peer.peer_id) if each.is_alive), None)
+
+    # --- finding a connection ---
+
+    async def _connect(self, known: Known) -> Connection:
+        """Tries the addresses that worked last; after CACHED_HEADSTART, or when they failed, asks the DHT as well."""
+        winner: list[Connection] = []
+        problems: list[Unreachable] = []
+        cached_failed = trio.Event()
+        own = self._host.listen_addresses()
+
+        async def by_cache(peer: PeerInfo) -> None:
+            order = dial_order(peer.addresses, (), self._policy(), own)
+            await attempt(PeerInfo(peer.peer_id, order))
+            cached_failed.set()
+
+        async def by_lookup() -> None:
+            if known.peer is not None:
+                with trio.move_on_after(CACHED_HEADSTART):
+                    await cached_failed.wait()
+            peer = await self._look_up(known, problems)
+            if peer is None:
+                return
+            cached = known.peer.addresses if known.peer and known.peer.peer_id == peer.peer_id else ()
+            usable = set(peer.addresses)
+            order = dial_order([a for a in cached if a in usable], peer.addresses, self._policy(), own)
+            if not order:
+                problems.append(Unreachable(f"none of their {len(peer.addresses)} addresses can be dialled from here"))
+            await attempt(PeerInfo(peer.peer_id, order))
+
+        async def attempt(peer: PeerInfo) -> None:
+            if not peer.addresses:
+                return
+            try:
+                winner.append(await self._host.connect(peer))
+            except Unreachable as problem:
+                self._history.add(known.contact_id, problem.attempts)
+                problems.append(problem)
+            else:
+                nursery.cancel_scope.cancel()
+
+        async with trio.open_nursery() as nursery:
+            if known.peer is not None:
+                nursery.start_soon(by_cache, known.peer)
+            nursery.start_soon(by_lookup)
+        if winner:
+            self._note(known, "dial", winner[0].remote_address, "ok", 0.0)
+            return winner[0]
+        raise problems[-1] if problems else Unreachable("no address is known")
+
+    async def _look_up(self, known: Known, problems: list[Unreachable]) -> PeerInfo | None:
+        started = trio.current_time()
+        try:
+            peer = await self._finder.find(known)
+        except Unreachable as problem:
+            self._history.note(known.contact_id, "lookup", "", str(problem), started)
+            problems.append(problem)
+            return None
+        self._history.note(known.contact_id, "lookup", "", "ok", started)
+        return peer
+
+    def _note(self, known: Known, step: str, target: str, outcome: str, took: float) -> None:
+        self._history.add(known.contact_id, (PathAttempt(self._world.clock.now(), step, target, outcome, took),))
+
+    # --- the handshake ---
+
+    async def open_session(self, known: Known, connection: Connection) -> Session:
+        """The handshake on a new stream of this very connection. Raises Unreachable."""
+        started = trio.current_time()
+        problem: Unreachable | None = None
+        for keys in known.keys:
+            try:
+                session = await self._handshake(known, connection, keys)
+            except (HandshakeError, RemoteError, LinkClosed) as error:
+                problem = Unreachable(f"the handshake failed: {error}")
+            except trio.TooSlowError:
+                problem = Unreachable("the handshake timed out")
+            else:
+                self._history.note(known.contact_id, "handshake", connection.remote_address, "ok", started)
+                return session
+            self._history.note(known.contact_id, "handshake", connection.remote_address, str(problem), started)
+        assert problem is not None  # a contact has at least one pair secret
+        raise problem
+
+    async def _handshake(self, known: Known, connection: Connection, keys: PairKeys) -> Session:
+        """With one pair secret. Raises HandshakeError, LinkClosed, Unreachable, trio.TooSlowError."""
+        nonce = self._world.entropy(NONCE_BYTES)
+        day = day_of(self._world.clock.now())
+        tag = session_tag(keys.tag, day, known.we_are_lower, self._host.peer_id, connection.remote_peer, nonce)
+        handshake = DialerHandshake(
+            local_party(self._identity, self._host),
+            connection.remote_peer,
+            Purpose.SESSION,
+            tag=tag,
+            nonce=nonce,
+            entropy=self._world.entropy(DIALER_ENTROPY_BYTES),
+            expected=Expected(known.identity_key, None, known.list_version, known.protocol_version),
+        )
+        with trio.fail_after(HANDSHAKE_TIMEOUT):
+            frames = FrameStream(await connection.open_stream(SESSION_PROTOCOL))
+            established = await run_dialer(frames, handshake, keys.psk0)
+        uses_next = keys is not known.keys[0]
+        return Session(self._world, frames, established, known.contact_id, keys.receipt, uses_next_secret=uses_next)
+
+
+async def run_dialer(frames: FrameStream, handshake: DialerHandshake, psk0: bytes) -> Established:
+    """The dialer's five messages where psk0 is known beforehand. On any failure the stream is reset.
+    Raises HandshakeError, LinkClosed."""
+    done = False
+    try:
+        await frames.write(handshake.hello())
+        await frames.write(handshake.receive_reply(await frames.read(), psk0))
+        await frames.write(handshake.receive_second(await frames.read()))
+        done = True
+    finally:
+        if not done:
+            frames.stream.reset()
+    assert handshake.established is not None
+    return handshake.established
+
+
+def dialled_peer(session: Session) -> PeerInfo | None:
+    """Where a session that we opened can be reached again; None for one that the other side opened, whose port on
+    the connection may not be one it listens on."""
+    connection = session.connection
+    return PeerInfo(PeerId(session.peer_id), (connection.remote_address,)) if session.is_dialer else None

@@ -1,0 +1,125 @@
+"""Connectivity put together: what app opens once, and everything above asks for links."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import trio
+
+from p2pe.config import SESSION_PROTOCOL
+from p2pe.connectivity.acceptor import Acceptor
+from p2pe.connectivity.dialer import SessionDialer
+from p2pe.connectivity.history import History
+from p2pe.connectivity.links import LinkRegistry
+from p2pe.core.paths import RelayPolicy, publishable
+from p2pe.identity.keys import Identity
+from p2pe.model import PeerInfo
+from p2pe.overlay.connections import AddressesChanged, Connected
+from p2pe.ports import Directory, LinkHandler, World
+from p2pe.rendezvous.finder import Finder
+from p2pe.rendezvous.publisher import Publisher
+from p2pe.rendezvous.pulse import Pulse
+from p2pe.rendezvous.roster import Roster
+from p2pe.storage.database import Database
+
+if TYPE_CHECKING:
+    from trio_typing import TaskStatus  # the installed trio-stubs know it under this name alone
+
+    from p2pe.overlay.host import OverlayHost
+
+
+@dataclass(frozen=True, slots=True)
+class Connectivity:
+    """What `open_links` gives. `links` implements ports.Links."""
+
+    links: LinkRegistry
+    roster: Roster
+    acceptor: Acceptor
+    publisher: Publisher
+    history: History
+    finder: Finder
+    addresses_changed: Pulse  # our own
+    policy: RelayPolicy
+
+
+@asynccontextmanager
+async def open_links(
+    world: World,
+    host: OverlayHost,
+    directory: Directory,
+    database: Database,
+    identity: Identity,
+    *,
+    on_link: LinkHandler,
+    relay_policy: RelayPolicy = RelayPolicy.FALLBACK,
+    greet: bool = True,
+) -> AsyncIterator[Connectivity]:
+    """Publishes our records, greets the contacts, answers whoever comes, and keeps links while the block runs.
+
+    Every link runs `on_link` in a task of its own for as long as it lives. When the block is left, every contact is
+    told goodbye. Raises StorageError when the contacts can't be read.
+    """
+    roster = Roster(database, identity.identity_key)
+    await roster.load()
+    history = History(world.clock)
+    finder = Finder(world, directory)
+    changed = Pulse()
+
+    def own() -> PeerInfo:
+        return PeerInfo(host.peer_id, publishable(host.listen_addresses(), relay_policy))
+
+    async with trio.open_nursery() as nursery:
+        dialer = SessionDialer(world, host, identity, finder, history, lambda: relay_policy)
+        links = LinkRegistry(world, database, roster, dialer, history, on_link, lambda: relay_policy, nursery)
+        acceptor = Acceptor(world, host, identity, roster, history, links.serve_accepted)
+        publisher = Publisher(world, directory, roster, own=own, is_linked=links.is_linked)
+        host.handle(SESSION_PROTOCOL, acceptor.on_stream)
+        try:
+            nursery.start_soon(publisher.run)
+            nursery.start_soon(_watch_links, links, publisher)
+            await nursery.start(_watch_host, host, links, publisher, changed)
+            if greet:
+                nursery.start_soon(_greet, links, publisher)
+            yield Connectivity(links, roster, acceptor, publisher, history, finder, changed, relay_policy)
+        finally:
+            host.unhandle(SESSION_PROTOCOL)
+            with trio.CancelScope(shield=True):  # bounded by GOODBYE_SECONDS
+                await links.stop()
+            nursery.cancel_scope.cancel()
+
+
+async def _greet(links: LinkRegistry, publisher: Publisher) -> None:
+    """After our records are out: of two that start together, the later one then finds the earlier."""
+    await publisher.first_round.wait()
+    await links.greet_all()
+
+
+async def _watch_links(links: LinkRegistry, publisher: Publisher) -> None:
+    """Contacts whose link has ended must find us again."""
+    while True:
+        seen = links.changed.count
+        await links.changed.beyond(seen)
+        publisher.look_again()
+
+
+async def _watch_host(
+    host: OverlayHost,
+    links: LinkRegistry,
+    publisher: Publisher,
+    changed: Pulse,
+    *,
+    task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Passes on what the overlay notices: new addresses, and connections over which a link may run better."""
+    async with host.events() as events, trio.open_nursery() as nursery:
+        task_status.started()
+        async for event in events:
+            if isinstance(event, AddressesChanged):
+                changed.fire()
+                publisher.look_again()
+                nursery.start_soon(links.network_changed)
+            elif isinstance(event, Connected):
+                nursery.start_soon(links.use_better_path, event.connection)

@@ -1,0 +1,108 @@
+"""The control API's routes for messages: sending, states, inbox."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request, Response
+from fastapi.responses import JSONResponse
+
+from p2pe.config import API_MAX_WAIT, API_PAGE
+from p2pe.control import present
+from p2pe.control.failures import while_connected
+from p2pe.control.schemas import BatchBody, MarkReadBody, SendBody
+from p2pe.control.services import Services
+from p2pe.control.shapes import AcceptedAnswer, InboxAnswer, MarkedAnswer, OutboxAnswer, OutgoingShape
+from p2pe.errors import UsageError
+from p2pe.messaging.outbox import SendRequest
+from p2pe.model import MessageId, MessageState
+
+ContactName = Annotated[str | None, Query(description="Only with this contact.")]
+Limit = Annotated[int, Query(ge=1, le=API_PAGE, description="At most so many.")]
+
+
+def _request(body: SendBody) -> SendRequest:
+    reply_to = None if body.reply_to is None else MessageId(bytes.fromhex(body.reply_to))
+    return SendRequest(body.to, body.text, body.key, reply_to)
+
+
+def messages_router(services: Services) -> APIRouter:
+    routes = APIRouter(tags=["messages"])
+    outbox, inbox = services.outbox, services.inbox
+
+    @routes.post("/messages", response_model=OutgoingShape, status_code=201)
+    async def send(body: SendBody) -> Response:
+        """Answers once the message is durably committed on this machine."""
+        [message] = await outbox.send_many([_request(body)])
+        return JSONResponse(present.outgoing(message), status_code=201)
+
+    @routes.post("/messages/batch", response_model=AcceptedAnswer, status_code=201)
+    async def send_batch(body: BatchBody) -> Response:
+        """Many at once: all are durably committed, in this order, or none."""
+        messages = await outbox.send_many([_request(each) for each in body.messages])
+        return JSONResponse({"ids": [each.id.hex() for each in messages]}, status_code=201)
+
+    @routes.get("/messages/{identifier}", response_model=OutgoingShape)
+    async def show(
+        identifier: str,
+        request: Request,
+        wait: Annotated[MessageState | None, Query(description="Rest until it is at least this far.")] = None,
+        timeout: Annotated[float, Query(ge=0, le=API_MAX_WAIT, description="Seconds; then it fails.")] = 60.0,
+    ) -> Response:
+        """`identifier`: the id, or as much of its beginning as is unique."""
+        if wait is None:
+            return JSONResponse(present.outgoing(await outbox.show(identifier)))
+        message = await while_connected(request, lambda: outbox.wait(identifier, wait, timeout))
+        return JSONResponse(present.outgoing(message))
+
+    @routes.delete("/messages/{identifier}", response_model=OutgoingShape)
+    async def retract(identifier: str) -> Response:
+        """Takes a message back: erased if it never left, asked back if it may have."""
+        return JSONResponse(present.outgoing(await outbox.retract(identifier)))
+
+    @routes.get("/outbox", response_model=OutboxAnswer)
+    async def list_outbox(
+        contact: ContactName = None,
+        state: Annotated[list[MessageState] | None, Query(description="Only in these states.")] = None,
+        before: Annotated[str | None, Query(description="Only older than this id.")] = None,
+        limit: Limit = API_PAGE,
+    ) -> Response:
+        """The newest ones, oldest of them first."""
+        older = None if before is None else (await outbox.show(before)).id
+        found = await outbox.list(contact_name=contact, states=state or (), before=older, limit=limit)
+        return JSONResponse({"messages": [present.outgoing(each) for each in found]})
+
+    @routes.get("/inbox", response_model=InboxAnswer)
+    async def list_inbox(
+        request: Request,
+        contact: ContactName = None,
+        after: Annotated[int, Query(ge=0, description="Rows above this one: `next` of the answer before.")] = 0,
+        unread: Annotated[bool, Query(description="Only what isn't marked as read.")] = False,
+        newest: Annotated[int | None, Query(ge=1, le=API_PAGE, description="Instead: the last so many.")] = None,
+        limit: Limit = API_PAGE,
+        wait: Annotated[float, Query(ge=0, le=API_MAX_WAIT, description="Seconds to rest while there is none.")] = 0.0,
+    ) -> Response:
+        """One page, oldest first. A loop with `after` and `wait` follows the inbox and misses nothing."""
+        if newest is not None:
+            if after or unread or wait:
+                raise UsageError("newest goes with contact alone; leave out after, unread and wait")
+            found = await inbox.newest(contact_name=contact, limit=newest)
+        elif wait and not unread:
+            found = await while_connected(
+                request, lambda: inbox.wait(contact_name=contact, after=after, limit=limit, timeout=wait)
+            )
+        else:
+            found = await inbox.list(contact_name=contact, after=after, unread_only=unread, limit=limit)
+        cursor = found[-1].row if found else after
+        return JSONResponse({"messages": [present.incoming(each) for each in found], "next": cursor})
+
+    @routes.post("/inbox/read", response_model=MarkedAnswer)
+    async def mark_read(body: MarkReadBody) -> Response:
+        """Marks messages as read; what isn't given doesn't restrict."""
+        if body.ids is not None and not body.ids:
+            return JSONResponse({"marked": 0})
+        ids = [MessageId(bytes.fromhex(each)) for each in body.ids or ()]
+        marked = await inbox.mark_read(contact_name=body.contact, ids=ids, up_to=body.up_to)
+        return JSONResponse({"marked": marked})
+
+    return routes

@@ -1,0 +1,50 @@
+"""What the control API accepts. Answers are control/shapes.py."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from p2pe.config import API_MAX_BATCH, MESSAGE_ID_BYTES
+
+MessageIdText = Annotated[str, Field(pattern=f"^[0-9a-f]{{{2 * MESSAGE_ID_BYTES}}}$")]
+
+
+class _Request(BaseModel):
+    model_config = ConfigDict(extra="forbid")  # a misspelt field must not be ignored
+
+
+class SendBody(_Request):
+    to: str = Field(description="The contact's name.")
+    text: str
+    key: str | None = Field(default=None, description="Idempotency key: the same key again sends nothing twice.")
+    reply_to: MessageIdText | None = None
+
+
+class BatchBody(_Request):
+    messages: Annotated[list[SendBody], Field(min_length=1, max_length=API_MAX_BATCH)]
+
+
+class InviteBody(_Request):
+    kind: Literal["code", "link"] = "code"
+    name: str | None = Field(default=None, description="What to call the person who comes; else what they suggest.")
+
+
+class AcceptBody(_Request):
+    invitation: str = Field(description="A spoken code or a link.", max_length=4096)
+    name: str | None = None
+
+
+class ContactChange(_Request):
+    name: str | None = None
+    verified: bool | None = None
+    blocked: bool | None = None
+
+
+class MarkReadBody(_Request):
+    """What isn't given doesn't restrict; an empty body marks everything."""
+
+    contact: str | None = None
+    ids: Annotated[list[MessageIdText] | None, Field(max_length=API_MAX_BATCH)] = None
+    up_to: int | None = Field(default=None, description="Rows up to this one.")

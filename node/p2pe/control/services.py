@@ -1,0 +1,35 @@
+"""What the control API is given to serve: the rooms, and facts about this node."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from p2pe.connectivity.links import LinkRegistry
+from p2pe.contacts.book import Book
+from p2pe.contacts.pairing import Pairing
+from p2pe.control.shapes import OverlayShape
+from p2pe.messaging.courier import Couriers
+from p2pe.messaging.inbox import Inbox
+from p2pe.messaging.outbox import Outbox
+from p2pe.model import IdentityKey, Millis
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """One running node. Usable until the node stops; made by app.py."""
+
+    version: str
+    pid: int
+    home: str
+    started_at: Millis
+    identity_key: IdentityKey
+    key_protection: str  # "passphrase" or "file mode"
+    now: Callable[[], Millis]
+    overlay: Callable[[], OverlayShape]
+    book: Book
+    pairing: Pairing
+    links: LinkRegistry
+    couriers: Couriers
+    outbox: Outbox
+    inbox: Inbox

@@ -1,0 +1,154 @@
+"""The answers of the control API, as the JSON objects they are.
+
+One definition for both ends: the server fills and documents them (OpenAPI), the client hands them out. No pydantic
+here, so that a CLI command needn't load it. Times are Unix milliseconds, durations seconds, ids and keys hex.
+"""
+
+from __future__ import annotations
+
+from typing_extensions import TypedDict
+
+
+class ErrorBody(TypedDict):
+    code: str
+    message: str
+
+
+class ErrorAnswer(TypedDict):
+    error: ErrorBody
+
+
+class OutgoingShape(TypedDict):
+    """A message of ours."""
+
+    id: str
+    contact: str
+    state: str
+    reason: str
+    since: int
+    text: str
+    reply_to: str | None
+    edits: str | None
+    queued_at: int
+    offered_at: int | None
+    delivered_at: int | None
+    read_at: int | None
+    attempts: int
+
+
+class IncomingShape(TypedDict):
+    """A message to us. `row` is the cursor for `after`."""
+
+    row: int
+    id: str
+    contact: str
+    text: str
+    reply_to: str | None
+    edits: str | None
+    sent_at: int
+    received_at: int
+    read_at: int | None
+
+
+class OutboxAnswer(TypedDict):
+    messages: list[OutgoingShape]
+
+
+class AcceptedAnswer(TypedDict):
+    """Ids of a batch, in the order of the request; all are durably committed."""
+
+    ids: list[str]
+
+
+class InboxAnswer(TypedDict):
+    """`next` is the `after` of the following request."""
+
+    messages: list[IncomingShape]
+    next: int
+
+
+class MarkedAnswer(TypedDict):
+    marked: int
+
+
+class ContactShape(TypedDict):
+    name: str
+    identity_key: str
+    safety_number: str
+    paired_at: int
+    verified: bool
+    blocked: bool
+    connected: bool
+    path: str | None
+
+
+class ContactsAnswer(TypedDict):
+    contacts: list[ContactShape]
+
+
+class InviteShape(TypedDict):
+    """`code` and `link` are empty once the invite is closed; `contact` is set once somebody came."""
+
+    id: int
+    kind: str
+    state: str
+    code: str | None
+    link: str | None
+    name: str | None
+    guesses_left: int
+    created_at: int
+    expires_at: int
+    contact: ContactShape | None
+
+
+class InvitesAnswer(TypedDict):
+    invites: list[InviteShape]
+
+
+class AttemptShape(TypedDict):
+    at: int
+    step: str
+    target: str
+    outcome: str
+    took: float
+
+
+class WhyAnswer(TypedDict):
+    """How a contact is, or isn't, reached, and what waits for it."""
+
+    contact: str
+    connected: bool
+    path: str | None
+    round_trip: float | None
+    since: int | None
+    next_try_at: int | None
+    waiting: int
+    summary: str
+    attempts: list[AttemptShape]
+
+
+class OverlayShape(TypedDict):
+    peer_id: str
+    listen: list[str]
+    connections: int
+    directory_peers: int
+
+
+class CountsShape(TypedDict):
+    contacts: int
+    connected: int
+    queued: int
+    offered: int
+    held: int
+    unread: int
+
+
+class StatusAnswer(TypedDict):
+    version: str
+    pid: int
+    home: str
+    started_at: int
+    identity_key: str
+    key_protection: str
+    overlay: OverlayShape
+    counts: CountsShape

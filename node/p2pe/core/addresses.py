@@ -1,0 +1,192 @@
+"""Text multiaddrs, read and judged without the multiaddr library: pure functions on strings.
+
+The forms this project dials are `/ip4|ip6|dns|dns4|dns6/HOST/tcp/PORT`, optionally followed by
+`/p2p/PEER`, and circuit addresses `<relay address>/p2p/RELAY/p2p-circuit[/p2p/PEER]`
+(libp2p addressing specification). Everything else is answered with None, False or ValueError, never a guess.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable
+
+from p2pe.model import Address, PathKind, PeerId
+
+CIRCUIT = "/p2p-circuit"
+_HOST_PROTOCOLS = ("ip4", "ip6", "dns", "dns4", "dns6")
+_SHARED_IPV4 = ipaddress.ip_network("100.64.0.0/10")  # RFC 6598: behind a carrier's NAT, not reachable
+
+
+def host_port(address: str) -> tuple[str, int] | None:
+    """(IP, TCP port) of an `/ip4|ip6/../tcp/..` address; None for DNS names, circuits and anything else."""
+    parts = _split(address)
+    if parts is None or parts[0] not in ("ip4", "ip6") or is_circuit(address):
+        return None
+    return parts[1], parts[2]
+
+
+def dns_port(address: str) -> tuple[str, str, int] | None:
+    """(protocol `dns`|`dns4`|`dns6`, name, TCP port) of an address by name; None otherwise."""
+    parts = _split(address)
+    if parts is None or not parts[0].startswith("dns") or is_circuit(address):
+        return None
+    return parts
+
+
+def _split(address: str) -> tuple[str, str, int] | None:
+    """Protocol, host and port of the first hop; None when it isn't TCP over IP or DNS."""
+    pieces = address.split("/")
+    if len(pieces) < 5 or pieces[0] or pieces[1] not in _HOST_PROTOCOLS or pieces[3] != "tcp":
+        return None
+    protocol, host, port_text = pieces[1], pieces[2], pieces[4]
+    if not port_text.isascii() or not port_text.isdigit() or len(port_text) > 5 or int(port_text) > 65_535:
+        return None
+    if len(pieces) > 5 and pieces[5] != "p2p":
+        return None  # /tcp/80/ws and the like: another transport
+    if protocol == "ip4" or protocol == "ip6":
+        ip = _ip(host)
+        if ip is None or ip.version != int(protocol[2]):
+            return None
+        host = str(ip)
+    elif not host or len(host) > 253:
+        return None
+    return protocol, host, int(port_text)
+
+
+def _ip(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        return ipaddress.ip_address(text)
+    except ValueError:
+        return None
+
+
+def ip_of(address: str) -> str | None:
+    """The IP of the first hop, port or not (`/ip4/192.0.2.1`, as Net.interfaces gives); None when it has none."""
+    pieces = address.split("/")
+    if len(pieces) < 3 or pieces[0] or pieces[1] not in ("ip4", "ip6"):
+        return None
+    ip = _ip(pieces[2])
+    return str(ip) if ip is not None and ip.version == int(pieces[1][2]) else None
+
+
+def tcp_address(ip: str, port: int) -> Address:
+    """The address of an IP and a TCP port. An IPv4-mapped IPv6 address becomes plain IPv4, a zone is cut off.
+    Raises ValueError when `ip` isn't one."""
+    parsed = ipaddress.ip_address(ip.partition("%")[0])
+    if isinstance(parsed, ipaddress.IPv6Address) and parsed.ipv4_mapped is not None:
+        parsed = parsed.ipv4_mapped
+    return Address(f"/ip{parsed.version}/{parsed}/tcp/{port}")
+
+
+def is_circuit(address: str) -> bool:
+    """Whether it leads through a relay."""
+    return CIRCUIT in address
+
+
+def is_wildcard(address: str) -> bool:
+    """Whether it is 0.0.0.0 or ::, that is, every interface."""
+    ip = ip_of(address)
+    return ip is not None and ipaddress.ip_address(ip).is_unspecified
+
+
+def is_loopback(address: str) -> bool:
+    ip = ip_of(address)
+    return ip is not None and ipaddress.ip_address(ip).is_loopback
+
+
+def is_link_local(address: str) -> bool:
+    ip = ip_of(address)
+    return ip is not None and ipaddress.ip_address(ip).is_link_local
+
+
+def is_private(address: str) -> bool:
+    """Usable on a local network or this machine only: RFC 1918, RFC 4193, link-local, loopback.
+
+    A carrier's shared space (RFC 6598) counts as private too: nobody outside reaches it.
+    """
+    ip = ip_of(address)
+    if ip is None or is_circuit(address):
+        return False
+    parsed = ipaddress.ip_address(ip)
+    if parsed.version == 4 and parsed in _SHARED_IPV4:
+        return True
+    return (parsed.is_private or parsed.is_loopback or parsed.is_link_local) and not is_documentation(ip)
+
+
+_DOCUMENTATION = tuple(
+    ipaddress.ip_network(net)
+    for net in ("192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24", "2001:db8::/32", "198.18.0.0/15")
+)
+
+
+def is_documentation(ip: str) -> bool:
+    """RFC 5737, 3849 and 2544 ranges. They stand for public addresses in laboratories and examples, and no real
+    network uses them, so they are judged like public ones."""
+    parsed = ipaddress.ip_address(ip)
+    return any(parsed.version == net.version and parsed in net for net in _DOCUMENTATION)
+
+
+def is_public(address: str) -> bool:
+    """A unicast address that anybody could dial: neither private nor a circuit, wildcard, multicast or name."""
+    ip = ip_of(address)
+    if ip is None or is_circuit(address) or is_private(address):
+        return False
+    parsed = ipaddress.ip_address(ip)
+    return is_documentation(ip) or not (parsed.is_multicast or parsed.is_unspecified or parsed.is_reserved)
+
+
+def subnet_of(address: str) -> bytes | None:
+    """The network one holder is assumed to control: /24 of IPv4 (3 bytes), /56 of IPv6 (7 bytes). None without IP.
+
+    Limits are counted per subnet: one more address in the same one costs an attacker nothing.
+    """
+    ip = ip_of(address)
+    if ip is None:
+        return None
+    packed = ipaddress.ip_address(ip).packed
+    return packed[:3] if len(packed) == 4 else packed[:7]
+
+
+def path_of(remote: str) -> PathKind:
+    """What kind of path a plain dial to, or from, this address is."""
+    if is_circuit(remote):
+        return PathKind.RELAYED
+    return PathKind.LAN if is_private(remote) else PathKind.DIRECT
+
+
+def with_peer(address: str, peer_id: PeerId) -> str:
+    """`address/p2p/PEER`; unchanged when it ends so already."""
+    suffix = f"/p2p/{peer_id}"
+    return address if address.endswith(suffix) else address + suffix
+
+
+def split_peer(text: str) -> tuple[Address, PeerId]:
+    """`<address>/p2p/PEER` into its two parts. Raises ValueError when the last part isn't a peer id or is missing."""
+    address, mark, peer = text.strip().rpartition("/p2p/")
+    if not mark or "/" in peer or not address.startswith("/"):
+        raise ValueError(f"{text!r} doesn't end in /p2p/<peer id>")
+    return Address(address), PeerId.parse(peer)
+
+
+def relay_of(circuit: str) -> tuple[Address, PeerId] | None:
+    """The relay's address and id of a circuit address; None when it is none or is malformed."""
+    if not is_circuit(circuit):
+        return None
+    try:
+        return split_peer(circuit.partition(CIRCUIT)[0])
+    except ValueError:
+        return None
+
+
+def expand(address: Address, interfaces: Iterable[Address]) -> tuple[Address, ...]:
+    """The real addresses of a listener: a wildcard becomes one address for each interface of its IP version.
+
+    Link-local ones are left out (they need a zone to dial). Loopback is left out unless there is nothing else.
+    """
+    parts = host_port(address)
+    if parts is None or not is_wildcard(address):
+        return (address,)
+    version = address[1:4]
+    usable = [i for i in interfaces if i.startswith(f"/{version}/") and not is_link_local(i)]
+    outside = [i for i in usable if not is_loopback(i)]
+    return tuple(dict.fromkeys(Address(f"{i}/tcp/{parts[1]}") for i in outside or usable))

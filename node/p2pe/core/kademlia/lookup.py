@@ -1,0 +1,246 @@
+"""The iterative lookup over disjoint paths, as a machine without input or output.
+
+    lookup = Lookup(target, seeds, now=now, timeouts=timeouts, local=own_peer_id)
+    loop: send everything in lookup.requests(now); then wait for an answer, a failure or lookup.wake_at()
+          lookup.answered(peer, closer nodes, now)   lookup.failed(peer, now)
+    until lookup.finished; then lookup.closest(count)
+
+Each path has its own candidates and asks only peers that no other path has asked (S/Kademlia section 4.4), so what a
+hostile peer says steers one path alone. A path ends when the `width` nearest candidates it may ask have answered.
+A peer that takes longer than `timeouts.patience` frees its place for the next one, and may still answer until
+`timeouts.limit`.
+
+State of a candidate on its path:
+
+    NEW --requests--> ASKED --patience--> SLOW --limit--> FAILED
+                        |                  |
+                        +--answered--------+--> ANSWERED        failed --> FAILED
+
+Bounded: KAD_PATH_CANDIDATES a path, KAD_K peers of a reply, KAD_LOOKUP_MAX_REQUESTS and KAD_LOOKUP_TIMEOUT in all.
+"""
+
+from __future__ import annotations
+
+from bisect import insort
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+
+from p2pe.config import (
+    KAD_ALPHA,
+    KAD_DISJOINT_PATHS,
+    KAD_K,
+    KAD_LOOKUP_MAX_REQUESTS,
+    KAD_LOOKUP_TIMEOUT,
+    KAD_PATH_CANDIDATES,
+    KAD_STORE_COUNT,
+)
+from p2pe.core.kademlia.diversity import answer_counter, diverse
+from p2pe.core.kademlia.keyspace import Node
+from p2pe.core.kademlia.timeouts import Timeouts
+from p2pe.model import PeerId
+
+
+class Stage(IntEnum):
+    NEW = 0
+    ASKED = 1
+    SLOW = 2
+    ANSWERED = 3
+    FAILED = 4
+
+
+class Candidate:
+    """A peer on one path. Sorts by distance to the target."""
+
+    __slots__ = ("asked_at", "depth", "distance", "node", "stage")
+
+    def __init__(self, node: Node, distance: int, depth: int) -> None:
+        self.node = node
+        self.distance = distance
+        self.depth = depth  # in which round it is asked: 1 for a peer we knew, one more for each that named it
+        self.stage = Stage.NEW
+        self.asked_at = 0.0
+
+    def __lt__(self, other: Candidate) -> bool:
+        return self.distance < other.distance
+
+
+@dataclass(slots=True)
+class _Path:
+    candidates: list[Candidate]  # by distance
+    known: set[PeerId]
+    in_flight: int = 0
+
+
+class Lookup:
+    """One lookup towards the location `target`. `now` is seconds of a steady clock."""
+
+    def __init__(
+        self,
+        target: int,
+        seeds: Sequence[Node],
+        *,
+        now: float,
+        timeouts: Timeouts,
+        local: PeerId | None = None,
+        paths: int = KAD_DISJOINT_PATHS,
+        alpha: int = KAD_ALPHA,
+        count: int = KAD_STORE_COUNT,
+    ) -> None:
+        self.target = target
+        self._timeouts = timeouts
+        self._local = local
+        self._deadline = now + KAD_LOOKUP_TIMEOUT
+        self._over = False
+        nearest = sorted(seeds, key=lambda node: node.location ^ target)
+        width = max(1, min(paths, len(nearest)))
+        self._paths = [_Path([], set()) for _ in range(width)]
+        self._alpha = max(1, alpha * paths // width)
+        # Together the paths answer for half as many again as asked for: some of the nearest are claimed by one path
+        # and known to another only, some fail later.
+        self._width = max(2, -(-count * 2 // width))
+        self._asked: dict[PeerId, tuple[Candidate, _Path]] = {}
+        self._networks = answer_counter()  # of those asked
+        for number, node in enumerate(nearest):
+            self._offer(self._paths[number % width], node, 1)
+
+    @property
+    def request_count(self) -> int:
+        return len(self._asked)
+
+    @property
+    def finished(self) -> bool:
+        """Whether every path has ended. Call `requests` first: it is what notices time-outs."""
+        return self._over or all(self._pending(path) is False for path in self._paths)
+
+    def requests(self, now: float) -> tuple[Node, ...]:
+        """Whom to ask now. Each is to be told back by `answered` or `failed`, once."""
+        self._expire(now)
+        if self._over:
+            return ()
+        asked: list[Node] = []
+        progress = True
+        while progress:  # a peer to each path in turn: no path may claim all the nearest
+            progress = False
+            for path in self._paths:
+                candidate = self._pending(path) if path.in_flight < self._alpha else False
+                if isinstance(candidate, bool):
+                    continue
+                candidate.stage, candidate.asked_at = Stage.ASKED, now
+                path.in_flight += 1
+                self._asked[candidate.node.peer_id] = candidate, path
+                self._networks.add(candidate.node.groups)
+                asked.append(candidate.node)
+                progress = True
+        return tuple(asked)
+
+    def answered(self, peer_id: PeerId, closer: Sequence[Node], now: float) -> None:
+        """`peer_id` named `closer`. What wasn't asked, was told already or comes after the end changes nothing."""
+        found = self._asked.get(peer_id)
+        if found is None or found[0].stage not in (Stage.ASKED, Stage.SLOW):
+            return
+        candidate, path = found
+        self._timeouts.observed(now - candidate.asked_at)
+        self._settle(candidate, path, Stage.ANSWERED)
+        for node in closer[:KAD_K]:
+            self._offer(path, node, candidate.depth + 1)
+
+    def failed(self, peer_id: PeerId, now: float) -> None:
+        """`peer_id` can't be reached or answered nonsense."""
+        found = self._asked.get(peer_id)
+        if found is not None and found[0].stage in (Stage.ASKED, Stage.SLOW):
+            self._settle(found[0], found[1], Stage.FAILED)
+
+    def wake_at(self) -> float | None:
+        """When a time-out changes something next, if no answer does before; None when nothing is awaited."""
+        times = [
+            candidate.asked_at + (self._timeouts.patience if candidate.stage is Stage.ASKED else self._timeouts.limit)
+            for candidate, _ in self._asked.values()
+            if candidate.stage in (Stage.ASKED, Stage.SLOW)
+        ]
+        return min(min(times), self._deadline) if times else None
+
+    def closest(self, count: int = KAD_STORE_COUNT) -> tuple[Node, ...]:
+        """The nearest peers that answered, nearest first, whichever path found them."""
+        found = [c for c, _ in self._asked.values() if c.stage is Stage.ANSWERED]
+        return tuple(c.node for c in sorted(found)[:count])
+
+    def storers(self, count: int = KAD_STORE_COUNT) -> tuple[Node, ...]:
+        """The peers to store at, or to ask for a record: near ones that answered, nearest first, but from each path
+        its equal share first (a path that was led astray can't fill the answer), and not too many of one network."""
+        rank: list[tuple[bool, int, Node]] = []
+        share = -(-count // len(self._paths)) if self._paths else 0
+        for path in self._paths:
+            mine = [c for c in path.candidates if c.stage is Stage.ANSWERED and self._is_claimed_by(c, path)]
+            rank.extend((place >= share, c.distance, c.node) for place, c in enumerate(mine))
+        rank.sort(key=lambda item: item[:2])
+        chosen = diverse([node for _, _, node in rank], count)
+        return tuple(sorted(chosen, key=lambda node: node.location ^ self.target))
+
+    def unresponsive(self) -> tuple[Node, ...]:
+        """The peers that were asked and failed, for the routing table."""
+        return tuple(c.node for c, _ in self._asked.values() if c.stage is Stage.FAILED)
+
+    def depth_of(self, peer_id: PeerId) -> int | None:
+        """In which round `peer_id` was asked (1 = known beforehand); None when it wasn't."""
+        found = self._asked.get(peer_id)
+        return None if found is None else found[0].depth
+
+    def _is_claimed_by(self, candidate: Candidate, path: _Path) -> bool:
+        found = self._asked.get(candidate.node.peer_id)
+        return found is not None and found[1] is path
+
+    def _offer(self, path: _Path, node: Node, depth: int) -> None:
+        peer_id = node.peer_id
+        if peer_id in path.known or peer_id == self._local or peer_id in self._asked:
+            return
+        distance = node.location ^ self.target
+        if len(path.candidates) >= KAD_PATH_CANDIDATES:
+            farthest = path.candidates[-1]
+            if distance >= farthest.distance or farthest.stage is not Stage.NEW:
+                return
+            path.candidates.pop()
+            path.known.discard(farthest.node.peer_id)
+        path.known.add(peer_id)
+        insort(path.candidates, Candidate(node, distance, depth))
+
+    def _pending(self, path: _Path) -> Candidate | bool:
+        """What keeps a path from its end: the nearest candidate it still has to ask, or True when it only has to
+        wait for an answer; False when it has ended. Peers of a network that was asked already come last: an
+        attacker's many ids in few networks neither fill a path nor keep it busy."""
+        ahead = 0
+        waits = False
+        crowded: Candidate | bool = False
+        for candidate in path.candidates:
+            stage = candidate.stage
+            if stage is Stage.ANSWERED:
+                ahead += 1
+                if ahead >= self._width:
+                    return waits
+            elif stage is Stage.ASKED:
+                waits = True
+            elif stage is Stage.NEW and candidate.node.peer_id not in self._asked:
+                if len(self._asked) >= KAD_LOOKUP_MAX_REQUESTS:
+                    return waits
+                if self._networks.admits(candidate.node.groups):
+                    return candidate
+                crowded = crowded or candidate
+        return waits or crowded
+
+    def _settle(self, candidate: Candidate, path: _Path, stage: Stage) -> None:
+        if candidate.stage is Stage.ASKED:
+            path.in_flight -= 1
+        candidate.stage = stage
+
+    def _expire(self, now: float) -> None:
+        patience, limit = self._timeouts.patience, self._timeouts.limit
+        for candidate, path in self._asked.values():
+            if candidate.stage is Stage.ASKED and now >= candidate.asked_at + patience:
+                self._settle(candidate, path, Stage.SLOW)
+            if candidate.stage is Stage.SLOW and now >= candidate.asked_at + limit:
+                candidate.stage = Stage.FAILED
+        if now >= self._deadline:
+            self._over = True
+            for candidate, path in self._asked.values():
+                if candidate.stage in (Stage.ASKED, Stage.SLOW):
+                    self._settle(candidate, path, Stage.FAILED)

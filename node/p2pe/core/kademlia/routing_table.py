@@ -1,0 +1,235 @@
+"""The routing table: 256 k-buckets by shared prefix (Kademlia section 2.2), each with a replacement cache.
+
+Rules:
+- only verified servers come in: the caller adds a peer after it answered a query at a listen address;
+- who is in stays in while it answers: long-lived peers live longest, and a flood of new ids displaces nobody;
+- a newcomer to a full bucket waits in the replacement cache, and takes the place of a peer that failed;
+- a failed peer is handed to nobody; it leaves at once when somebody waits, else after KAD_MAX_FAILURES in a row;
+- diversity limits hold for each bucket and for the whole table (diversity.py).
+Bounded: 256 x 2 x k peers at the most, in practice (log2(network) + 2) x 2 x k.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import Enum
+from itertools import chain
+
+from p2pe.config import KAD_K, KAD_MAX_FAILURES
+from p2pe.core.kademlia.diversity import GroupCounter, bucket_counter, table_counter
+from p2pe.core.kademlia.keyspace import LOCATION_BITS, Node
+from p2pe.model import PeerId
+
+
+class Added(Enum):
+    """What became of a peer that was offered."""
+
+    NEW = "new"
+    KNOWN = "known"
+    WAITING = "waiting"  # in the replacement cache
+    REFUSED = "refused"  # oneself, or too many of its network
+
+
+@dataclass(slots=True)
+class Entry:
+    node: Node
+    seen_at: float  # seconds: its last answer
+    failures: int = 0
+
+
+class Bucket:
+    """At most k entries and k waiting, oldest first."""
+
+    __slots__ = ("entries", "groups", "touched_at", "waiting")
+
+    def __init__(self) -> None:
+        self.entries: dict[PeerId, Entry] = {}
+        self.waiting: dict[PeerId, Node] = {}
+        self.groups: GroupCounter = bucket_counter()
+        self.touched_at = float("-inf")  # the last answer from, or lookup into, this bucket
+
+
+class RoutingTable:
+    """`now` is seconds of any steady clock, the same for all calls."""
+
+    def __init__(self, local: Node, k: int = KAD_K) -> None:
+        self.local = local
+        self._k = k
+        self._buckets: list[Bucket | None] = [None] * LOCATION_BITS
+        self._deepest = -1  # no bucket beyond this one was ever used
+        self._groups = table_counter()
+        self._size = 0
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __contains__(self, peer_id: PeerId) -> bool:
+        return any(peer_id in bucket.entries for _, bucket in self.buckets())
+
+    def bucket_index(self, location: int) -> int:
+        """Which bucket a location belongs to: the number of leading bits shared with ours, 0..255."""
+        return min(LOCATION_BITS - (location ^ self.local.location).bit_length(), LOCATION_BITS - 1)
+
+    def buckets(self) -> Iterator[tuple[int, Bucket]]:
+        """The buckets ever used, from the farthest (0) inwards."""
+        for index in range(self._deepest + 1):
+            bucket = self._buckets[index]
+            if bucket is not None:
+                yield index, bucket
+
+    @property
+    def has_healthy(self) -> bool:
+        """Whether there is anybody to ask."""
+        return any(not entry.failures for _, bucket in self.buckets() for entry in bucket.entries.values())
+
+    def nodes(self) -> list[Node]:
+        """All healthy peers."""
+        return [entry.node for _, bucket in self.buckets() for entry in bucket.entries.values() if not entry.failures]
+
+    def entry(self, node_location: int, peer_id: PeerId) -> Entry | None:
+        bucket = self._buckets[self.bucket_index(node_location)]
+        return None if bucket is None else bucket.entries.get(peer_id)
+
+    def has_room_for(self, node: Node) -> bool:
+        """Whether adding this peer would be worth verifying it: not in yet, and its bucket and networks have room."""
+        if node.peer_id == self.local.peer_id:
+            return False
+        bucket = self._buckets[self.bucket_index(node.location)]
+        if bucket is None:
+            return self._groups.admits(node.groups)
+        if node.peer_id in bucket.entries or len(bucket.entries) >= self._k:
+            return False
+        return bucket.groups.admits(node.groups) and self._groups.admits(node.groups)
+
+    def add(self, node: Node, now: float) -> Added:
+        """`node` has just answered a query of ours as a server."""
+        if node.peer_id == self.local.peer_id:
+            return Added.REFUSED
+        bucket = self._bucket_for(node.location)
+        bucket.touched_at = now
+        known = bucket.entries.get(node.peer_id)
+        if known is not None:
+            known.seen_at, known.failures = now, 0
+            if known.node.groups == node.groups:
+                known.node = node  # its addresses may have changed, not its network: that was counted
+            return Added.KNOWN
+        if not (bucket.groups.admits(node.groups) and self._groups.admits(node.groups)):
+            return Added.REFUSED
+        if len(bucket.entries) < self._k:
+            self._insert(bucket, node, now)
+            return Added.NEW
+        bucket.waiting.pop(node.peer_id, None)
+        bucket.waiting[node.peer_id] = node
+        if len(bucket.waiting) > self._k:
+            del bucket.waiting[next(iter(bucket.waiting))]
+        return Added.WAITING
+
+    def failed(self, node_location: int, peer_id: PeerId, now: float) -> None:
+        """A peer didn't answer: it is replaced, or given one more chance when nobody waits for its place."""
+        bucket = self._buckets[self.bucket_index(node_location)]
+        if bucket is None:
+            return
+        bucket.waiting.pop(peer_id, None)
+        entry = bucket.entries.get(peer_id)
+        if entry is None:
+            return
+        entry.failures += 1
+        if bucket.waiting or entry.failures >= KAD_MAX_FAILURES:
+            self.remove(entry.node)
+            self._promote(bucket, now)
+
+    def remove(self, node: Node) -> None:
+        """Takes a peer out: it turned out to be a client, or is gone. Nothing happens when it isn't in."""
+        bucket = self._buckets[self.bucket_index(node.location)]
+        if bucket is None:
+            return
+        bucket.waiting.pop(node.peer_id, None)
+        entry = bucket.entries.pop(node.peer_id, None)
+        if entry is not None:
+            bucket.groups.remove(entry.node.groups)
+            self._groups.remove(entry.node.groups)
+            self._size -= 1
+
+    def closest(self, target: int, count: int = KAD_K, *, exclude: PeerId | None = None) -> list[Node]:
+        """The `count` healthy peers nearest to `target`, nearest first."""
+        index = self.bucket_index(target)
+        found: list[Node] = []
+        self._collect((index,), found, exclude)
+        if len(found) < count:  # all deeper buckets are equally near: they share exactly `index` bits with the target
+            self._collect(range(index + 1, self._deepest + 1), found, exclude)
+        for nearer in range(min(index, self._deepest + 1) - 1, -1, -1):
+            if len(found) >= count:
+                break
+            self._collect((nearer,), found, exclude)
+        found.sort(key=lambda node: node.location ^ target)
+        return found[:count]
+
+    def due_for_check(self, now: float, unseen_for: float) -> list[Node]:
+        """Peers not heard of for `unseen_for` seconds, and those that failed once, least recently heard of first:
+        ask them, then add() or failed()."""
+        due = [
+            entry
+            for _, bucket in self.buckets()
+            for entry in bucket.entries.values()
+            if entry.failures or now - entry.seen_at >= unseen_for
+        ]
+        due.sort(key=lambda entry: (not entry.failures, entry.seen_at))
+        return [entry.node for entry in due]
+
+    def due_for_refresh(self, now: float, untouched_for: float) -> list[int]:
+        """Buckets from which nothing came for `untouched_for` seconds. Empty ones in between count as well; the
+        deepest used one doesn't: looking oneself up refreshes it and all beyond."""
+        due = []
+        for index in range(self._deepest):
+            bucket = self._buckets[index]
+            if bucket is None or now - bucket.touched_at >= untouched_for:
+                due.append(index)
+        return due
+
+    def thin_buckets(self, least: int) -> list[int]:
+        """Buckets with fewer than `least` healthy peers where the network must have more: as many are known beyond.
+        A joining server has to fill them: looking itself up, it meets its neighbours only."""
+        thin = []
+        beyond = 0
+        for index in range(self._deepest, -1, -1):
+            bucket = self._buckets[index]
+            here = 0 if bucket is None else sum(not entry.failures for entry in bucket.entries.values())
+            if here < least <= beyond:
+                thin.append(index)
+            beyond += here
+        return thin[::-1]
+
+    def touch(self, target: int, now: float) -> None:
+        """A lookup towards `target` ended: its bucket has been looked into. Those beyond the deepest one used don't
+        count: they would all have to be walked through."""
+        if self.bucket_index(target) <= self._deepest:
+            self._bucket_for(target).touched_at = now
+
+    def _bucket_for(self, location: int) -> Bucket:
+        index = self.bucket_index(location)
+        bucket = self._buckets[index]
+        if bucket is None:
+            bucket = self._buckets[index] = Bucket()
+            self._deepest = max(self._deepest, index)
+        return bucket
+
+    def _insert(self, bucket: Bucket, node: Node, now: float) -> None:
+        bucket.waiting.pop(node.peer_id, None)
+        bucket.entries[node.peer_id] = Entry(node, now)
+        bucket.groups.add(node.groups)
+        self._groups.add(node.groups)
+        self._size += 1
+
+    def _promote(self, bucket: Bucket, now: float) -> None:
+        """The newest of those waiting who keeps the limits takes the free place."""
+        for node in reversed(list(bucket.waiting.values())):
+            if bucket.groups.admits(node.groups) and self._groups.admits(node.groups):
+                self._insert(bucket, node, now)
+                return
+
+    def _collect(self, indices: range | tuple[int, ...], into: list[Node], exclude: PeerId | None) -> None:
+        used = [b for b in (self._buckets[i] for i in indices if i <= self._deepest) if b is not None]
+        for entry in chain.from_iterable(bucket.entries.values() for bucket in used):
+            if not entry.failures and entry.node.peer_id != exclude:
+                into.append(entry.node)

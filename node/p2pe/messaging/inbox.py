@@ -1,0 +1,156 @@
+"""The inbox: pages with a durable cursor, waiting for more, marking read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import apsw
+import trio
+
+from p2pe.config import API_PAGE
+from p2pe.errors import LocalError, NotFound
+from p2pe.messaging.courier import Couriers
+from p2pe.messaging.names import contact_named, id_range
+from p2pe.messaging.signals import Signals
+from p2pe.model import ContactId, IncomingMessage, MessageId
+from p2pe.ports import World
+from p2pe.storage import incoming, outgoing
+from p2pe.storage.database import Database
+
+Messages = list[IncomingMessage]
+_TELLS_READING: Final = "tells_reading/"  # + contact id, in meta: that contact gets receipts of reading
+
+
+class Inbox:
+    """Listing never marks anything: receipts of reading are off until switched on for a contact."""
+
+    def __init__(self, database: Database, world: World, signals: Signals, couriers: Couriers) -> None:
+        self._database = database
+        self._world = world
+        self._signals = signals
+        self._couriers = couriers
+
+    async def list(
+        self, *, contact_name: str | None = None, after: int = 0, unread_only: bool = False, limit: int = API_PAGE
+    ) -> Messages:
+        """Messages with a row above `after`, oldest first, at most `limit` (and API_PAGE, and MAX_PAGE_BYTES of
+        text, though never none when there are some). The last one's row is the cursor for the next page. Texts that
+        were taken back or have expired aren't there."""
+
+        def look(tx: apsw.Connection) -> Messages:
+            most = max(1, min(limit, API_PAGE))
+            contact_id = _contact_id(tx, contact_name)
+            return incoming.page(tx, contact_id=contact_id, after=after, unread_only=unread_only, limit=most)
+
+        return await self._database.read(look)
+
+    async def newest(
+        self, *, contact_name: str | None = None, before: int | None = None, limit: int = API_PAGE
+    ) -> Messages:
+        """The last `limit` messages (below row `before`, when given), oldest of them first."""
+
+        def look(tx: apsw.Connection) -> Messages:
+            most = max(1, min(limit, API_PAGE))
+            return incoming.newest(tx, contact_id=_contact_id(tx, contact_name), before=before, limit=most)
+
+        return await self._database.read(look)
+
+    async def wait(
+        self,
+        *,
+        contact_name: str | None = None,
+        after: int,
+        limit: int = API_PAGE,
+        timeout: float | None = None,
+    ) -> Messages:
+        """Like `list`, but waits until there is at least one; [] after `timeout` seconds. `--follow` is a loop of
+        these: a crash between two calls loses nothing, since the cursor is the caller's."""
+        with trio.move_on_after(float("inf") if timeout is None else timeout):
+            while True:
+                seen = self._signals.arrived.count
+                page = await self.list(contact_name=contact_name, after=after, limit=limit)
+                if page:
+                    return page
+                await self._signals.arrived.beyond(seen)
+        return []
+
+    async def show(self, identifier: MessageId | str) -> IncomingMessage:
+        """One message, by id or by a unique beginning of its hex form. Raises NotFound; LocalError when several fit."""
+        if isinstance(identifier, bytes):
+            low = high = bytes(identifier)
+            shown = identifier.hex()
+        else:
+            low, high = id_range(identifier)
+            shown = identifier
+        fits = await self._database.read(lambda tx: incoming.by_prefix(tx, low, high, 2))
+        if not fits:
+            raise NotFound(f"no message {shown} is in the inbox; `p2pe inbox` lists them")
+        if len(fits) > 1:
+            raise LocalError(f"{shown} is the beginning of several ids; give more of it")
+        return fits[0]
+
+    async def history(self, identifier: MessageId | str) -> Messages:
+        """A message and all that replaced its text, oldest first."""
+        found = await self.show(identifier)
+        original = found.content.edits or found.id
+
+        def look(tx: apsw.Connection) -> Messages:
+            ids = [original, *outgoing.edits_of(tx, found.contact_id, False, original)]
+            return [each for each in incoming.by_ids(tx, ids) if each.contact_id == found.contact_id]
+
+        return await self._database.read(look)
+
+    async def last_row(self) -> int:
+        """The cursor behind everything that is here now."""
+        return await self._database.read(incoming.last_row)
+
+    async def unread_count(self) -> int:
+        return await self._database.read(incoming.unread_count)
+
+    async def mark_read(
+        self, *, contact_name: str | None = None, ids: Sequence[MessageId] = (), up_to: int | None = None
+    ) -> int:
+        """Marks messages read: of one contact or all, only `ids`, only rows up to `up_to`; what isn't given doesn't
+        restrict. Returns how many were unread. Expiring ones begin to count down; contacts for whom
+        `tell_reading` is on get a receipt."""
+        now = self._world.clock.now()
+
+        def mark(tx: apsw.Connection) -> incoming.Marked:
+            contact_id = _contact_id(tx, contact_name)
+            told = [ContactId(int(key.removeprefix(_TELLS_READING))) for key in _told_keys(tx)]
+            return incoming.mark_read(tx, contact_id=contact_id, ids=ids, up_to=up_to, tell=told, now=now)
+
+        marked = await self._database.write(mark)
+        for contact_id in marked.contacts:
+            self._couriers.wake(contact_id, others=True)
+        if marked.messages:
+            self._signals.inbox_touched()
+        return marked.messages
+
+    async def tell_reading(self, contact_name: str, on: bool) -> None:
+        """Whether that contact learns, from now on, when its messages are marked read. Raises NotFound."""
+
+        def store(tx: apsw.Connection) -> None:
+            key = f"{_TELLS_READING}{contact_named(tx, contact_name).contact_id}"
+            if on:
+                tx.execute("INSERT OR REPLACE INTO meta (key, value) VALUES (?, x'01')", (key,))
+            else:
+                tx.execute("DELETE FROM meta WHERE key = ?", (key,))
+
+        await self._database.write(store)
+
+    async def tells_reading(self, contact_name: str) -> bool:
+        def look(tx: apsw.Connection) -> bool:
+            return f"{_TELLS_READING}{contact_named(tx, contact_name).contact_id}" in _told_keys(tx)
+
+        return await self._database.read(look)
+
+
+def _contact_id(tx: apsw.Connection, name: str | None) -> ContactId | None:
+    return None if name is None else contact_named(tx, name).contact_id
+
+
+def _told_keys(tx: apsw.Connection) -> list[str]:
+    found = tx.execute("SELECT key FROM meta WHERE key BETWEEN ? AND ?", (_TELLS_READING, _TELLS_READING + "~"))
+    return [key for (key,) in found]

@@ -1,0 +1,212 @@
+"""One secured, multiplexed connection: its streams, its ping watcher, its end."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import structlog
+import trio
+
+from p2pe.core.yamux_stream import YamuxLimits
+from p2pe.errors import RemoteError, Unreachable
+from p2pe.model import Address, PathKind, PeerId
+from p2pe.overlay import multistream
+from p2pe.overlay.identify import Identity
+from p2pe.overlay.limits import HostLimits, HostMetrics
+from p2pe.overlay.streams import MuxedStream, NegotiatedStream, run_guarded
+from p2pe.overlay.upgrade import Upgraded
+from p2pe.overlay.yamux import YamuxConnection
+from p2pe.ports import StreamHandler
+
+if TYPE_CHECKING:
+    from trio_typing import TaskStatus  # the installed trio-stubs know it under this name alone
+
+log = structlog.get_logger(__name__)
+
+RANK: Final = {PathKind.LAN: 0, PathKind.DIRECT: 1, PathKind.PUNCHED: 1, PathKind.RELAYED: 2}  # lower is better
+STREAM_ERRORS: Final = (trio.BrokenResourceError, trio.ClosedResourceError)
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """What all connections of a host share."""
+
+    handlers: Mapping[str, StreamHandler]
+    limits: HostLimits
+    metrics: HostMetrics
+
+
+class HostConnection:
+    """A ports.Connection. Lives while `run` runs."""
+
+    def __init__(
+        self, number: int, upgraded: Upgraded, path: PathKind, local: Address, remote: Address, shared: Shared
+    ) -> None:
+        """`number` grows with creation: the tie-break between connections that are otherwise equal."""
+        self.number = number
+        self.is_dialer = upgraded.is_dialer
+        self.local_address = local
+        self._remote_peer = upgraded.remote_peer
+        self._remote_address = remote
+        self._path = path
+        self._shared = shared
+        limit = shared.limits.max_streams_per_connection
+        self._muxer = YamuxConnection(
+            upgraded.stream,
+            is_dialer=upgraded.is_dialer,
+            limits=YamuxLimits(max_inbound_streams=limit, max_outbound_streams=limit),
+            ping_interval=shared.limits.ping_interval,
+            ping_timeout=shared.limits.ping_timeout,
+        )
+        self.identity: Identity | None = None  # filled by Host.identify
+        self._streams = 0
+        self._idle_since = trio.current_time()
+        self._protections: dict[str, None] = {}
+        self._ending = trio.Event()
+        self.ended = trio.Event()  # set when everything of this connection is gone
+
+    @property
+    def remote_peer(self) -> PeerId:
+        return self._remote_peer
+
+    @property
+    def remote_address(self) -> Address:
+        return self._remote_address
+
+    @property
+    def path(self) -> PathKind:
+        return self._path
+
+    @property
+    def round_trip(self) -> float | None:
+        return self._muxer.round_trip
+
+    @property
+    def is_alive(self) -> bool:
+        return not (self._ending.is_set() or self._muxer.closed.is_set())
+
+    @property
+    def stream_count(self) -> int:
+        """Streams with a protocol, both directions, not yet closed here."""
+        return self._streams
+
+    def __repr__(self) -> str:
+        return f"<connection {self.number} to {self._remote_peer} {self._path} {self._remote_address}>"
+
+    # --- streams ---
+
+    async def open_stream(self, protocol: str) -> NegotiatedStream:
+        """See ports.Connection. The time-out is HostLimits.negotiation_timeout."""
+        if not self.is_alive:
+            raise Unreachable(f"the connection to {self._remote_peer} has ended")
+        muxed: MuxedStream | None = None
+        try:
+            with trio.fail_after(self._shared.limits.negotiation_timeout):
+                muxed = await self._muxer.open_stream()
+                reader = multistream.LineReader(muxed.receive_some)
+                await multistream.propose(reader, muxed.send_all, [protocol])
+                self._shared.metrics.streams_opened += 1
+                stream = NegotiatedStream(self, muxed, protocol, reader.rest)
+                muxed = None
+                return stream
+        except multistream.NotSupported:
+            raise Unreachable(f"{self._remote_peer} doesn't speak {protocol}") from None
+        except trio.TooSlowError:
+            raise Unreachable(f"{self._remote_peer} didn't answer when asked for {protocol}") from None
+        except RemoteError as error:
+            raise Unreachable(f"{self._remote_peer}: {error}") from error
+        except STREAM_ERRORS:
+            raise Unreachable(f"the connection to {self._remote_peer} ended while opening {protocol}") from None
+        finally:
+            if muxed is not None:
+                muxed.reset()
+
+    def stream_opened(self) -> None:
+        self._streams += 1
+
+    def stream_closed(self) -> None:
+        self._streams -= 1
+        if not self._streams:
+            self._idle_since = trio.current_time()
+
+    # --- life ---
+
+    def protect(self, tag: str) -> None:
+        """Keeps the connection open though it be idle, until `unprotect(tag)`."""
+        self._protections[tag] = None
+
+    def unprotect(self, tag: str) -> None:
+        self._protections.pop(tag, None)
+        self._idle_since = trio.current_time()
+
+    def close_soon(self) -> None:
+        """Ends the connection without waiting for it; what was sent is still flushed, for a moment."""
+        self._ending.set()
+
+    async def aclose(self) -> None:
+        """Ends the connection and waits until its tasks are gone."""
+        self._ending.set()
+        await self.ended.wait()
+
+    async def run(self, *, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Serves the connection until it ends, for whatever reason; raises nothing but cancellation."""
+        try:
+            async with trio.open_nursery() as nursery:
+                await nursery.start(self._muxer.run)
+                nursery.start_soon(self._accept_streams, nursery)
+                nursery.start_soon(self._close_when_idle)
+                nursery.start_soon(self._await_end)
+                task_status.started()
+                await self._muxer.closed.wait()
+                nursery.cancel_scope.cancel()
+        finally:
+            self._ending.set()
+            self.ended.set()
+            self._shared.metrics.connections_closed += 1
+            log.debug("connection ended", number=self.number, path=str(self._path), reason=self._muxer.close_reason)
+
+    async def _await_end(self) -> None:
+        await self._ending.wait()
+        await self._muxer.aclose()
+
+    async def _accept_streams(self, nursery: trio.Nursery) -> None:
+        while True:
+            try:
+                muxed = await self._muxer.accept_stream()
+            except STREAM_ERRORS:
+                return
+            nursery.start_soon(self._serve, muxed)
+
+    async def _serve(self, muxed: MuxedStream) -> None:
+        """One stream of the peer's, from negotiation to the end of its handler."""
+        shared = self._shared
+        reader = multistream.LineReader(muxed.receive_some)
+        try:
+            with trio.fail_after(shared.limits.negotiation_timeout):
+                protocol = await multistream.answer(reader, muxed.send_all, shared.handlers)
+            handler = shared.handlers[protocol]
+        except (RemoteError, trio.TooSlowError, KeyError, *STREAM_ERRORS):
+            shared.metrics.negotiations_failed += 1
+            muxed.reset()
+            return
+        except trio.Cancelled:
+            muxed.reset()
+            raise
+        shared.metrics.streams_accepted += 1
+        await run_guarded(handler, NegotiatedStream(self, muxed, protocol, reader.rest), shared.metrics)
+
+    async def _close_when_idle(self) -> None:
+        limit = self._shared.limits.idle_seconds
+        while True:
+            idle = self._idle_seconds()
+            if idle >= limit:
+                self._ending.set()
+                return
+            await trio.sleep(limit - idle)
+
+    def _idle_seconds(self) -> float:
+        if self._streams or self._protections:
+            return 0.0
+        return trio.current_time() - self._idle_since

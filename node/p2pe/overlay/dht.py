@@ -1,0 +1,365 @@
+"""The DHT as the rest of the node sees it: publish, lookup, find_closest. Implements ports.Directory.
+
+Drives core/kademlia over libp2p streams. Records are found in two steps, so that peers along the path learn as little
+as possible: FIND_NODE with a hash (the location key) until the closest servers are known, then GET_VALUE or PUT_VALUE
+with the record key at those alone.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Literal
+
+import structlog
+import trio
+
+from p2pe import config
+from p2pe.core.kademlia.diversity import AsnMap, groups_of
+from p2pe.core.kademlia.keyspace import Node, location_key, location_of
+from p2pe.core.kademlia.lookup import Lookup
+from p2pe.core.kademlia.record_store import RecordStore
+from p2pe.core.kademlia.routing_table import RoutingTable
+from p2pe.core.kademlia.timeouts import Timeouts
+from p2pe.core.records import Record, check_record
+from p2pe.errors import LocalError, RemoteError, Unreachable
+from p2pe.model import PeerId, PeerInfo
+from p2pe.overlay.bootstrap_addresses import check_bootstrap
+from p2pe.overlay.host import OverlayHost
+from p2pe.overlay.kad_codec import KadMessage, Kind, nodes_told_by
+from p2pe.overlay.kad_rpc import Answer, KadClient, Traffic
+from p2pe.overlay.kad_server import KadServer, Served
+from p2pe.overlay.kad_upkeep import Upkeep
+from p2pe.ports import World
+
+log = structlog.get_logger(__name__)
+
+Mode = Literal["client", "server"]
+
+
+@dataclass(slots=True)
+class DhtStats:
+    """Table health and work done, for `status` and metrics."""
+
+    mode: Mode
+    peers: int
+    buckets: tuple[tuple[int, int, int], ...]  # (number, entries, waiting) of each bucket in use
+    records: int
+    lookups: int
+    lookups_failed: int
+    lookup_seconds: tuple[float, ...]  # the latest, oldest first
+    traffic: Traffic
+    served: Served
+
+
+@dataclass(slots=True)
+class _Remembered:
+    """The storers of one location, and the lock that lets one lookup serve all who want them."""
+
+    lock: trio.Lock = field(default_factory=trio.Lock)
+    storers: tuple[Node, ...] = ()
+    found_at: float = float("-inf")
+
+
+class Dht:
+    """Made by `open_dht`; lives as long as that block."""
+
+    def __init__(
+        self,
+        host: OverlayHost,
+        world: World,
+        mode: Mode,
+        bootstrap: Sequence[str],
+        seeds: Sequence[PeerInfo],
+        asn_of: AsnMap | None,
+    ) -> None:
+        self._host = host
+        self._world = world
+        self._asn_of = asn_of
+        self._mode: Mode = mode
+        self.local = Node(host.peer_id, location_of(host.peer_id))
+        self.table = RoutingTable(self.local)
+        self.store = RecordStore(check_record, world.entropy(32))
+        self.client = KadClient(host)
+        self._timeouts = Timeouts()
+        self._remembered: OrderedDict[bytes, _Remembered] = OrderedDict()
+        self.upkeep = Upkeep(self, host, world, bootstrap, seeds)
+        self.server = KadServer(world, self.table, self.store, self.upkeep.heard_from)
+        self.server.own_addresses = host.listen_addresses
+        self._lookups = self._lookups_failed = 0
+        self._durations: list[float] = []
+        self.set_mode(mode)
+
+    @property
+    def mode(self) -> Mode:
+        return self._mode
+
+    def set_mode(self, mode: Mode) -> None:
+        """Serves or stops serving. A node serves only while strangers can reach it."""
+        self._mode = mode
+        if mode == "server":
+            self._host.handle(config.KAD_PROTOCOL, self.server.handle)
+        else:
+            self._host.unhandle(config.KAD_PROTOCOL)
+
+    async def learn_bootstrap(self, addresses: Sequence[str]) -> None:
+        """Takes bootstrap addresses while running, and joins by them when no server is known. Never raises: a lookup
+        afterwards says what is wrong."""
+        self.upkeep.learn(addresses)
+        if not self.table.has_healthy:
+            try:
+                await self.upkeep.join()
+            except Unreachable as error:
+                log.info("not joined by new bootstrap addresses", reason=str(error))
+
+    async def wait_joined(self) -> None:
+        """Returns once a server is known. Never for the first node of a network."""
+        await self.upkeep.joined.wait()
+
+    def peers(self) -> tuple[PeerInfo, ...]:
+        """Servers to persist, longest known first: `seeds` of the next start."""
+        return tuple(node.info for node in self.table.nodes()[: config.KAD_PERSISTED_PEERS])
+
+    def stats(self) -> DhtStats:
+        return DhtStats(
+            mode=self._mode,
+            peers=len(self.table),
+            buckets=tuple((i, len(b.entries), len(b.waiting)) for i, b in self.table.buckets() if b.entries),
+            records=len(self.store),
+            lookups=self._lookups,
+            lookups_failed=self._lookups_failed,
+            lookup_seconds=tuple(self._durations),
+            traffic=self.client.traffic,
+            served=self.server.served,
+        )
+
+    # --- ports.Directory ---
+
+    async def publish(self, key: bytes, record: bytes) -> int:
+        """See ports.Directory. Raises LocalError for a record that no server would take."""
+        self._checked(key, record)
+        fresh, storers = await self._storers(key)
+        took = await self._put_at(storers, key, record)
+        if not fresh and took < min(len(storers), config.KAD_STORE_COUNT - 2):  # remembered ones are leaving
+            already = {node.peer_id for node in storers}
+            _, storers = await self._storers(key, fresh=True)
+            took += await self._put_at([n for n in storers if n.peer_id not in already], key, record)
+        if self._is_storer(location_of(location_key(key)), storers):
+            self.store.put(key, record, source=self.local.peer_id, network=None, now=self._world.clock.now())
+            took += 1
+        return took
+
+    async def lookup(self, key: bytes) -> tuple[bytes, ...]:
+        """See ports.Directory."""
+        fresh, storers = await self._storers(key)
+        found = await self._get_from(storers, key)
+        if not found and not fresh:
+            _, storers = await self._storers(key, fresh=True)
+            found = await self._get_from(storers, key)
+        return tuple(record.raw for record in found)
+
+    async def find_closest(self, wire_key: bytes, count: int = config.KAD_STORE_COUNT) -> tuple[PeerInfo, ...]:
+        """The `count` live servers nearest to a key as it stands in FIND_NODE: a peer id or a location key.
+        Raises Unreachable when no server could be asked."""
+        lookup = await self.run_lookup(wire_key, count)
+        return tuple(node.info for node in lookup.closest(count))
+
+    # --- lookups ---
+
+    async def run_lookup(
+        self, wire_key: bytes, count: int = config.KAD_STORE_COUNT, paths: int = config.KAD_DISJOINT_PATHS
+    ) -> Lookup:
+        """An iterative lookup to its end: at most KAD_LOOKUP_TIMEOUT. Raises Unreachable when nobody answered."""
+        if not self.table.has_healthy:
+            await self.upkeep.join()
+        target = location_of(wire_key)
+        started = trio.current_time()
+        seeds = self.table.closest(target, config.KAD_K)
+        lookup = Lookup(
+            target,
+            seeds,
+            now=started,
+            timeouts=self._timeouts,
+            local=self.local.peer_id,
+            count=count,
+            paths=paths,
+        )
+        self._lookups += 1
+        with trio.move_on_after(config.KAD_LOOKUP_TIMEOUT):
+            await self._drive(lookup, wire_key)
+        self.table.touch(target, trio.current_time())
+        if not lookup.closest(1):
+            self._lookups_failed += 1
+            raise Unreachable("no server of the overlay answered" if seeds else "no server of the overlay is known yet")
+        self._durations = [*self._durations[-99:], trio.current_time() - started]
+        return lookup
+
+    async def _drive(self, lookup: Lookup, wire_key: bytes) -> None:
+        """Sends what the machine asks for and tells it what comes back, until it has finished."""
+        changed = trio.Event()
+
+        async def ask(node: Node) -> None:
+            try:
+                answer = await self.ask(node, KadMessage(Kind.FIND_NODE, wire_key))
+                told = nodes_told_by(answer.connection.remote_address, answer.message.closer, self._asn_of)
+                lookup.answered(node.peer_id, told, trio.current_time())
+            except (Unreachable, RemoteError):
+                lookup.failed(node.peer_id, trio.current_time())
+            changed.set()
+
+        async with trio.open_nursery() as nursery:
+            while True:
+                for node in lookup.requests(trio.current_time()):
+                    nursery.start_soon(ask, node)
+                if lookup.finished:
+                    nursery.cancel_scope.cancel()
+                    return
+                wake = lookup.wake_at()
+                with trio.move_on_at(float("inf") if wake is None else wake):
+                    await changed.wait()
+                changed = trio.Event()
+
+    async def ask(self, node: Node, message: KadMessage) -> Answer:
+        """One request; what came of it goes into the routing table. Raises Unreachable or RemoteError."""
+        try:
+            answer = await self.client.request(node.info, message)
+        except (Unreachable, RemoteError):
+            self.table.failed(node.location, node.peer_id, trio.current_time())
+            self.upkeep.peer_failed()
+            raise
+        self.answered(answer)
+        return answer
+
+    def answered(self, answer: Answer) -> None:
+        """A peer answered: it is a server, and if it was we who dialled it, one that others can reach as well."""
+        connection = answer.connection
+        if not connection.is_dialer:
+            self.upkeep.heard_from(connection)
+            return
+        peer_id, remote = connection.remote_peer, connection.remote_address
+        node = Node(peer_id, location_of(peer_id), (remote,), groups_of(remote, self._asn_of))
+        self.table.add(node, trio.current_time())
+        self.upkeep.joined.set()
+
+    # --- storers ---
+
+    async def _storers(self, key: bytes, *, fresh: bool = False) -> tuple[bool, tuple[Node, ...]]:
+        """(whether they were looked up just now, the storers of a record key). All slots of a public key share one
+        lookup. Raises Unreachable."""
+        try:
+            location = location_key(key)
+        except RemoteError as error:
+            raise LocalError(str(error)) from None
+        entry = self._remembered.setdefault(location, _Remembered())
+        self._remembered.move_to_end(location)
+        if len(self._remembered) > config.KAD_STORER_CACHE:
+            self._remembered.popitem(last=False)
+        asked_at = trio.current_time()
+        async with entry.lock:
+            is_young = entry.found_at + config.KAD_STORER_CACHE_SECONDS > asked_at
+            if entry.found_at >= asked_at or (is_young and not fresh and self._is_well_known(entry)):
+                return entry.found_at >= asked_at, entry.storers
+            try:
+                lookup = await self.run_lookup(location)
+            except Unreachable:
+                if self._mode == "client":
+                    raise
+                return True, ()  # the first server of a network stores by itself
+            entry.storers, entry.found_at = lookup.storers(), trio.current_time()
+            return True, entry.storers
+
+    def _is_well_known(self, entry: _Remembered) -> bool:
+        """A network that was tiny when they were looked up may have grown since."""
+        return len(entry.storers) >= min(config.KAD_STORE_COUNT, len(self.table))
+
+    def _is_storer(self, target: int, storers: Sequence[Node]) -> bool:
+        """Whether this node itself is among the closest servers."""
+        if self._mode != "server":
+            return False
+        distance = self.local.location ^ target
+        return sum(node.location ^ target < distance for node in storers) < config.KAD_STORE_COUNT
+
+    async def _put_at(self, storers: Sequence[Node], key: bytes, record: bytes) -> int:
+        took = 0
+
+        async def put(node: Node) -> None:
+            nonlocal took
+            try:
+                answer = await self.ask(node, KadMessage(Kind.PUT_VALUE, key, record))
+            except (Unreachable, RemoteError):
+                return
+            took += answer.message.value == record
+
+        async with trio.open_nursery() as nursery:
+            for node in storers:
+                nursery.start_soon(put, node)
+        return took
+
+    async def _get_from(self, storers: Sequence[Node], key: bytes) -> list[Record]:
+        """Valid records from the storers, newest first. Ends early once KAD_QUORUM of them agree on the newest."""
+        found: dict[bytes, Record] = {}
+        votes: dict[bytes, int] = {}
+
+        def consider(raw: bytes | None) -> None:
+            if raw is None:
+                return
+            try:
+                record = found.get(raw) or check_record(key, raw, self._world.clock.now())
+            except RemoteError:
+                return
+            found[raw] = record
+            votes[raw] = votes.get(raw, 0) + 1
+            newest = max(found.values(), key=lambda r: (r.sequence, r.raw))
+            if votes[newest.raw] >= config.KAD_QUORUM:
+                nursery.cancel_scope.cancel()
+
+        async def get(node: Node) -> None:
+            try:
+                answer = await self.ask(node, KadMessage(Kind.GET_VALUE, key))
+            except (Unreachable, RemoteError):
+                return
+            consider(answer.message.value)
+
+        async with trio.open_nursery() as nursery:
+            consider(self.store.get(key, self._world.clock.now()))
+            for node in storers:
+                nursery.start_soon(get, node)
+        return sorted(found.values(), key=lambda record: (record.sequence, record.raw), reverse=True)
+
+    def _checked(self, key: bytes, record: bytes) -> Record:
+        try:
+            return check_record(key, record, self._world.clock.now())
+        except RemoteError as error:
+            raise LocalError(f"not publishable: {error}") from None
+
+
+@asynccontextmanager
+async def open_dht(
+    host: OverlayHost,
+    world: World,
+    *,
+    mode: Mode,
+    bootstrap: Sequence[str] = (),
+    seeds: Sequence[PeerInfo] = (),
+    asn_of: Callable[[str], int | None] | None = None,
+) -> AsyncIterator[Dht]:
+    """A DHT on `host`, joining in the background for as long as it takes.
+
+    `bootstrap`: addresses as people write them (bootstrap_addresses.py). `seeds`: what `peers()` gave last time.
+    Raises UsageError for a malformed bootstrap address.
+    """
+    for text in bootstrap:
+        check_bootstrap(text)
+    dht = Dht(host, world, mode, bootstrap, seeds, asn_of)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(dht.upkeep.run)
+        try:
+            yield dht
+        finally:
+            host.unhandle(config.KAD_PROTOCOL)
+            nursery.cancel_scope.cancel()
+
+
+__all__ = ["Dht", "DhtStats", "Mode", "PeerId", "open_dht"]

@@ -1,0 +1,381 @@
+"""Our presence in the overlay: listening, dialling, dispatching streams. Implements ports.Host.
+
+A connection manager of our own over byte streams, instead of py-libp2p's Swarm and BasicHost: every path is chosen
+explicitly, every wait has a deadline, everything a stranger can grow has a limit (docs/decisions/0001).
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import TYPE_CHECKING, Final
+
+import structlog
+import trio
+
+from p2pe.core.addresses import expand, host_port, is_loopback, is_public, is_wildcard, path_of
+from p2pe.core.observed import Observations
+from p2pe.errors import RemoteError, Unreachable
+from p2pe.model import Address, PathAttempt, PathKind, PeerId, PeerInfo
+from p2pe.overlay import identify
+from p2pe.overlay.closing import close_now
+from p2pe.overlay.connection import STREAM_ERRORS, HostConnection, Shared
+from p2pe.overlay.connections import AddressesChanged, Connections, HostEvent
+from p2pe.overlay.dial import CircuitDialer, Dialer, Dialled
+from p2pe.overlay.hostkey import HostKey
+from p2pe.overlay.limits import HostLimits, HostMetrics
+from p2pe.overlay.listen import Acceptor
+from p2pe.overlay.ping import PING_PROTOCOL, answer_pings
+from p2pe.overlay.upgrade import Upgraded
+from p2pe.ports import ByteStream, Listener, Stream, StreamHandler, World
+
+if TYPE_CHECKING:
+    from trio_typing import TaskStatus  # the installed trio-stubs know it under this name alone
+
+log = structlog.get_logger(__name__)
+
+_GOODBYE_SECONDS: Final = 0.5  # for go-aways and flushing when the host closes
+
+
+class _PendingDial:
+    """One race to a peer, and how many wait for it."""
+
+    __slots__ = ("addresses", "attempts", "connection", "done", "failure", "scope", "waiting")
+
+    def __init__(self, addresses: tuple[Address, ...]) -> None:
+        self.addresses = addresses
+        self.done = trio.Event()
+        self.scope = trio.CancelScope()
+        self.connection: HostConnection | None = None
+        self.failure = Unreachable("the dial was cancelled")
+        self.attempts: tuple[PathAttempt, ...] = ()
+        self.waiting = 0
+
+
+class OverlayHost:
+    """Made by `open_host`; lives as long as that block."""
+
+    def __init__(self, world: World, key: HostKey, limits: HostLimits, nursery: trio.Nursery) -> None:
+        self.world = world
+        self.limits = limits
+        self.metrics = HostMetrics()
+        self.observations = Observations()  # what identify says about our own address
+        self._key = key
+        self._nursery = nursery
+        self._handlers: dict[str, StreamHandler] = {}
+        self._shared = Shared(self._handlers, limits, self.metrics)
+        self._connections = Connections(limits, self.metrics)
+        self._acceptor = Acceptor(world, key, limits, self.metrics)
+        self._dialer = Dialer(world, key, limits)
+        self._dialer.local_for = self._local_for
+        self._dials: dict[PeerId, _PendingDial] = {}
+        self._listeners: list[Listener] = []
+        self._interfaces: tuple[Address, ...] = ()
+        self._announced: dict[str, tuple[Address, ...]] = {}
+        self._agent = identify.agent_version()
+        self._next_number = 1
+        self._is_closing = False
+        self.handle(PING_PROTOCOL, answer_pings)
+        self.handle(identify.IDENTIFY_PROTOCOL, self._answer_identify)
+
+    @property
+    def peer_id(self) -> PeerId:
+        return self._key.peer_id
+
+    @property
+    def key(self) -> HostKey:
+        return self._key
+
+    # --- addresses ---
+
+    async def listen(self, address: Address) -> Address:
+        """Binds one more address; returns it with its real port. Raises OSError."""
+        listener = await self.world.net.listen(address)
+        self._listeners.append(listener)
+        self._interfaces = await self.world.net.interfaces()
+        self._nursery.start_soon(self._acceptor.serve_listener, listener, path_of, self._run_connection, self._nursery)
+        self._connections.publish(AddressesChanged())
+        return listener.address
+
+    def listen_addresses(self) -> tuple[Address, ...]:
+        return self.addresses_without()
+
+    def addresses_without(self, *tags: str) -> tuple[Address, ...]:
+        """`listen_addresses` but for what was announced under these tags."""
+        own = [a for listener in self._listeners for a in expand(listener.address, self._interfaces)]
+        announced = [a for tag in sorted(self._announced) if tag not in tags for a in self._announced[tag]]
+        return tuple(dict.fromkeys([*own, *announced]))
+
+    def bound_addresses(self) -> tuple[Address, ...]:
+        """What the sockets are bound to, wildcards as they are: the `local` of a hole-punching dial."""
+        return tuple(listener.address for listener in self._listeners)
+
+    def announce(self, tag: str, addresses: Sequence[Address]) -> None:
+        """Adds addresses to `listen_addresses`: relay circuits, port mappings, confirmed observations. Replaces what
+        was announced under the same tag; an empty sequence withdraws it."""
+        before = self.listen_addresses()
+        if addresses:
+            self._announced[tag] = tuple(addresses)
+        else:
+            self._announced.pop(tag, None)
+        if self.listen_addresses() != before:
+            self._connections.publish(AddressesChanged())
+
+    async def refresh_interfaces(self) -> bool:
+        """Reads this machine's interfaces again; True when `listen_addresses` changed by it."""
+        before = self.listen_addresses()
+        self._interfaces = await self.world.net.interfaces()
+        if self.listen_addresses() == before:
+            return False
+        self._connections.publish(AddressesChanged())
+        return True
+
+    # --- protocols ---
+
+    def handle(self, protocol: str, handler: StreamHandler) -> None:
+        """See ports.Host. The stream is closed when the handler returns."""
+        self._handlers[protocol] = handler
+
+    def unhandle(self, protocol: str) -> None:
+        """Streams under way go on; new ones are refused."""
+        self._handlers.pop(protocol, None)
+
+    def protocols(self) -> tuple[str, ...]:
+        return tuple(sorted(self._handlers))
+
+    # --- connections ---
+
+    def connections(self, peer_id: PeerId | None = None) -> tuple[HostConnection, ...]:
+        """Live ones: to `peer_id`, best path first, or all, oldest first."""
+        return self._connections.all(peer_id)
+
+    def events(self) -> AbstractAsyncContextManager[trio.MemoryReceiveChannel[HostEvent]]:
+        """Connected, Disconnected and AddressesChanged from now on, through a channel of bounded length."""
+        return self._connections.subscribe()
+
+    def protect(self, peer_id: PeerId, tag: str) -> None:
+        """Keeps connections to the peer open though they be idle, until `unprotect` with the same tag."""
+        self._connections.protect(peer_id, tag)
+
+    def unprotect(self, peer_id: PeerId, tag: str) -> None:
+        self._connections.unprotect(peer_id, tag)
+
+    def set_circuit_dialer(self, dialer: CircuitDialer | None) -> None:
+        """How `/p2p-circuit` addresses are dialled: the relay client registers itself here."""
+        self._dialer.circuit = dialer
+
+    async def connect(self, peer: PeerInfo) -> HostConnection:
+        """A live connection, the best path first, or a new one. Calls for the same peer share one race.
+        Raises Unreachable."""
+        tried: tuple[PathAttempt, ...] = ()
+        addresses = tuple(dict.fromkeys(peer.addresses))
+        while True:
+            live = self._connections.best(peer.peer_id)
+            if live is not None:
+                return live
+            if peer.peer_id == self.peer_id:
+                raise Unreachable("that peer is this node itself")
+            pending = self._dials.get(peer.peer_id) or self._start_dial(peer.peer_id, addresses)
+            connection = await self._await_dial(pending, peer.peer_id)
+            if connection is not None:
+                return connection
+            tried += pending.attempts
+            addresses = tuple(a for a in addresses if a not in pending.addresses)
+            if not addresses:
+                raise Unreachable(str(pending.failure), tried)
+
+    async def dial(self, peer: PeerInfo) -> HostConnection:
+        """A new connection by racing all addresses, though there be one already. Raises Unreachable."""
+        dialled, _ = await self._race(peer.peer_id, peer.addresses)
+        return await self._start_connection(dialled)
+
+    async def dial_address(
+        self, peer_id: PeerId, address: Address, *, local: Address | None = None, path: PathKind | None = None
+    ) -> HostConnection:
+        """A new connection over one address, from the port of `local` if given (hole punching). Raises Unreachable,
+        after HostLimits.dial_timeout at the latest."""
+        try:
+            with trio.fail_after(self.limits.dial_timeout):
+                dialled = await self._dialer.dial(address, peer_id, local=local)
+        except trio.TooSlowError:
+            raise Unreachable("timed out") from None
+        if path is not None:
+            dialled = Dialled(dialled.upgraded, path, dialled.local, dialled.remote)
+        return await self._start_connection(dialled)
+
+    async def upgrade_outbound(
+        self, raw: ByteStream, peer_id: PeerId, remote: Address, path: PathKind
+    ) -> HostConnection:
+        """Makes a connection of a raw stream, in the dialer's role. Raises Unreachable; closes `raw` on failure."""
+        upgraded = await self._dialer.upgrade(raw, peer_id)
+        return await self._start_connection(Dialled(upgraded, path, raw.local, remote))
+
+    async def upgrade_inbound(self, raw: ByteStream, remote: Address, path: PathKind) -> HostConnection:
+        """Makes a connection of a raw stream, in the listener's role. Raises Unreachable; closes `raw` on failure."""
+        upgraded = None
+        try:
+            upgraded = await self._acceptor.upgrade(raw)
+        finally:
+            if upgraded is None:
+                await close_now(raw)
+        if upgraded is None:
+            raise Unreachable("an inbound connection failed its handshake")
+        return await self._start_connection(Dialled(upgraded, path, raw.local, remote))
+
+    async def identify(self, connection: HostConnection) -> identify.Identity:
+        """What the peer says about itself, asked once a connection. Raises Unreachable."""
+        if connection.identity is None:
+            try:
+                connection.identity = await identify.ask_identity(connection)
+            except (RemoteError, trio.TooSlowError, *STREAM_ERRORS) as error:
+                raise Unreachable(f"{connection.remote_peer} didn't identify itself ({type(error).__name__})") from None
+            self._note_observation(connection.identity.observed, connection)
+        return connection.identity
+
+    # --- inside ---
+
+    def _start_dial(self, peer_id: PeerId, addresses: tuple[Address, ...]) -> _PendingDial:
+        pending = self._dials[peer_id] = _PendingDial(addresses)
+        self._nursery.start_soon(self._run_dial, peer_id, pending)
+        return pending
+
+    async def _await_dial(self, pending: _PendingDial, peer_id: PeerId) -> HostConnection | None:
+        """Waits for a shared dial; when the last one who waits is cancelled, so is the dial."""
+        pending.waiting += 1
+        try:
+            await pending.done.wait()
+        finally:
+            pending.waiting -= 1
+            if not pending.waiting and not pending.done.is_set():
+                pending.scope.cancel()
+                if self._dials.get(peer_id) is pending:
+                    del self._dials[peer_id]
+        return pending.connection
+
+    async def _run_dial(self, peer_id: PeerId, pending: _PendingDial) -> None:
+        try:
+            with pending.scope:
+                dialled, pending.attempts = await self._race(peer_id, pending.addresses)
+                pending.connection = await self._start_connection(dialled)
+        except Unreachable as failure:
+            pending.failure, pending.attempts = failure, failure.attempts
+        finally:
+            if self._dials.get(peer_id) is pending:
+                del self._dials[peer_id]
+            pending.done.set()
+
+    async def _race(self, peer_id: PeerId, addresses: Sequence[Address]) -> tuple[Dialled, tuple[PathAttempt, ...]]:
+        try:
+            return await self._dialer.race(peer_id, addresses)
+        except Unreachable:
+            self.metrics.dials_failed += 1
+            raise
+
+    async def _start_connection(self, dialled: Dialled) -> HostConnection:
+        """Runs it in the host's nursery. Raises Unreachable when the peer has too many, or the host is closing."""
+        if self._is_closing:
+            await close_now(dialled.upgraded.stream)
+            raise Unreachable("this node is stopping")
+        connection = await self._nursery.start(
+            self._run_connection, dialled.upgraded, dialled.path, dialled.local, dialled.remote
+        )
+        if connection is None:
+            raise Unreachable("there are already as many connections to this peer as allowed")
+        assert isinstance(connection, HostConnection)
+        if dialled.upgraded.is_dialer:
+            self.metrics.connections_dialled += 1
+        return connection
+
+    async def _run_connection(
+        self,
+        upgraded: Upgraded,
+        path: PathKind,
+        local: Address,
+        remote: Address,
+        task_status: TaskStatus[HostConnection | None] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        connection = HostConnection(self._next_number, upgraded, path, local, remote, self._shared)
+        self._next_number += 1
+        try:
+            if not self._connections.add(connection):
+                task_status.started(None)
+                return
+            async with trio.open_nursery() as nursery:
+                await nursery.start(connection.run)
+                task_status.started(connection)
+                if upgraded.is_dialer and path is not PathKind.RELAYED:
+                    nursery.start_soon(self._introduce, connection)
+                await connection.ended.wait()
+                nursery.cancel_scope.cancel()
+        finally:
+            self._connections.remove(connection)
+            await close_now(upgraded.stream)
+
+    async def _introduce(self, connection: HostConnection) -> None:
+        """Asks who is there, for the address the peer sees us under, unless its neighbours told lately."""
+        remote = connection.remote_address
+        if not is_public(remote) or self.observations.has_asked(remote, trio.current_time()):
+            return
+        try:
+            await self.identify(connection)
+        except Unreachable as error:
+            log.debug("identify failed", reason=type(error).__name__)
+
+    def _note_observation(self, observed: Address | None, connection: HostConnection) -> None:
+        here = host_port(connection.local_address)
+        listening = [host_port(listener.address) for listener in self._listeners]
+        if observed is None or here is None or connection.path is PathKind.RELAYED:
+            return
+        if any(there is not None and there[1] == here[1] for there in listening):
+            self.observations.record(observed, connection.remote_address, trio.current_time())
+
+    def _local_for(self, target: Address) -> Address | None:
+        """The listen address to dial a public target from: what is then observed is what others can dial."""
+        if not is_public(target):
+            return None
+        same = [a for a in self.bound_addresses() if a[:4] == target[:4] and not is_loopback(a)]
+        return min(same, key=lambda a: not is_wildcard(a), default=None)
+
+    async def _answer_identify(self, stream: Stream) -> None:
+        connection = stream.connection
+        described = identify.describe(self._key, self._agent, self.protocols(), self.listen_addresses(), connection)
+        await identify.send_identity(stream, described)
+
+    async def close_listeners(self) -> None:
+        """Frees the ports; connections live on."""
+        listeners, self._listeners = self._listeners, []
+        for listener in listeners:
+            await listener.aclose()
+
+    async def close_connections(self) -> None:
+        """Ends all connections, flushing what was sent; waits for them."""
+        connections = self._connections.all()
+        for connection in connections:
+            connection.close_soon()
+        for connection in connections:
+            await connection.ended.wait()
+
+    def begin_close(self) -> None:
+        self._is_closing = True
+
+
+@asynccontextmanager
+async def open_host(
+    world: World, *, key: HostKey, listen: Sequence[Address] = (), limits: HostLimits | None = None
+) -> AsyncIterator[OverlayHost]:
+    """A running host. Raises OSError when an address can't be bound; leaving the block closes ports and connections.
+
+    What the block raises leaves it inside an ExceptionGroup, as with any trio nursery.
+    """
+    async with trio.open_nursery() as nursery:
+        host = OverlayHost(world, key, limits or HostLimits(), nursery)
+        try:
+            for address in listen:
+                await host.listen(address)
+            yield host
+        finally:
+            host.begin_close()
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + _GOODBYE_SECONDS):
+                await host.close_listeners()
+                await host.close_connections()
+            nursery.cancel_scope.cancel()

@@ -1,0 +1,155 @@
+"""Our requests to DHT servers: one stream a server, reused while it is warm; everything has a time-out."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+
+import trio
+
+from p2pe import config
+from p2pe.core.varint import DelimitedReader, delimit
+from p2pe.errors import RemoteError, Unreachable
+from p2pe.model import PeerId, PeerInfo
+from p2pe.overlay.connection import STREAM_ERRORS, HostConnection
+from p2pe.overlay.host import OverlayHost
+from p2pe.overlay.kad_codec import KadMessage, decode, encode
+from p2pe.overlay.streams import NegotiatedStream
+
+
+@dataclass(slots=True)
+class Traffic:
+    """Plain counters. Bytes are those of kad-dht messages, without Noise, muxer and TCP."""
+
+    requests: int = 0
+    failures: int = 0
+    bytes_out: int = 0
+    bytes_in: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A reply, and the connection it came by."""
+
+    message: KadMessage
+    connection: HostConnection
+
+
+@dataclass(slots=True)
+class _Lane:
+    """What goes to one server."""
+
+    places: trio.CapacityLimiter
+    idle: list[NegotiatedStream]
+    users: int = 0
+    used_at: float = 0.0
+
+
+class KadClient:
+    """Sends requests through `host`. Safe to call from many tasks; KAD_MAX_RPC run at once, KAD_RPC_PER_PEER of them
+    to one server."""
+
+    def __init__(self, host: OverlayHost) -> None:
+        self._host = host
+        self._lanes: OrderedDict[PeerId, _Lane] = OrderedDict()  # least recently used first
+        self._places = trio.CapacityLimiter(config.KAD_MAX_RPC)
+        self.traffic = Traffic()
+
+    async def request(self, peer: PeerInfo, message: KadMessage) -> Answer:
+        """Asks a peer, connecting if need be. Raises Unreachable (also after KAD_QUERY_TIMEOUT) or RemoteError.
+        Waiting for one's turn isn't counted in the time-out."""
+        self.traffic.requests += 1
+        lane = self._lanes.setdefault(peer.peer_id, _Lane(trio.CapacityLimiter(config.KAD_RPC_PER_PEER), []))
+        self._lanes.move_to_end(peer.peer_id)
+        lane.users += 1
+        try:
+            async with lane.places, self._places:
+                with trio.fail_after(config.KAD_QUERY_TIMEOUT):
+                    return await self._request(peer, message, lane)
+        except trio.TooSlowError:
+            self.traffic.failures += 1
+            raise Unreachable(f"{peer.peer_id} didn't answer within {config.KAD_QUERY_TIMEOUT} s") from None
+        except (Unreachable, RemoteError):
+            self.traffic.failures += 1
+            raise
+        finally:
+            lane.users -= 1
+            lane.used_at = trio.current_time()
+
+    async def request_over(self, connection: HostConnection, message: KadMessage) -> Answer:
+        """Asks over this very connection. Raises Unreachable or RemoteError."""
+        try:
+            with trio.fail_after(config.KAD_QUERY_TIMEOUT):
+                stream = await connection.open_stream(config.KAD_PROTOCOL)
+                return await self._exchange(stream, message, None)
+        except trio.TooSlowError:
+            raise Unreachable(f"{connection.remote_peer} didn't answer in time") from None
+        except STREAM_ERRORS:
+            raise Unreachable(f"{connection.remote_peer} refused a request") from None
+
+    def sweep(self) -> None:
+        """Closes streams that nobody used for KAD_STREAM_IDLE, and all beyond KAD_MAX_IDLE_STREAMS servers;
+        connections without streams close by themselves."""
+        horizon = trio.current_time() - config.KAD_STREAM_IDLE
+        excess = len(self._lanes) - config.KAD_MAX_IDLE_STREAMS
+        for peer_id, lane in list(self._lanes.items()):
+            if lane.users or (lane.used_at > horizon and excess <= 0):
+                continue
+            excess -= 1
+            del self._lanes[peer_id]
+            for stream in lane.idle:
+                stream.reset()
+
+    def drop_streams(self) -> None:
+        """Closes all idle streams now."""
+        for lane in self._lanes.values():
+            while lane.idle:
+                lane.idle.pop().reset()
+
+    async def _request(self, peer: PeerInfo, message: KadMessage, lane: _Lane) -> Answer:
+        while lane.idle:
+            kept = lane.idle.pop()
+            if not kept.connection.is_alive:
+                kept.reset()
+                continue
+            try:
+                return await self._exchange(kept, message, lane)
+            except STREAM_ERRORS:
+                break  # the server closed it meanwhile: a new one, once
+        connection = await self._host.connect(peer)
+        stream = await connection.open_stream(config.KAD_PROTOCOL)
+        try:
+            return await self._exchange(stream, message, lane)
+        except STREAM_ERRORS:
+            raise Unreachable(f"{peer.peer_id} refused a request") from None
+
+    async def _exchange(self, stream: NegotiatedStream, message: KadMessage, lane: _Lane | None) -> Answer:
+        """One request and its reply. The stream is kept in `lane` if all went well, else reset."""
+        keep = False
+        try:
+            request = delimit(encode(message))
+            await stream.send_all(request)
+            self.traffic.bytes_out += len(request)
+            reply = decode(await self._receive(stream))
+            if reply.kind is not message.kind:
+                raise RemoteError("a reply to another request")
+            keep = lane is not None
+        finally:
+            if not keep:
+                stream.reset()
+        if lane is not None:
+            lane.idle.append(stream)
+            self.sweep()
+        return Answer(reply, stream.connection)
+
+    async def _receive(self, stream: NegotiatedStream) -> bytes:
+        reader = DelimitedReader(config.KAD_MAX_MESSAGE)
+        while (message := reader.next_message()) is None:
+            piece = await stream.receive_some(config.KAD_MAX_MESSAGE)
+            if not piece:
+                raise trio.BrokenResourceError("the stream ended within a reply")
+            self.traffic.bytes_in += len(piece)
+            reader.receive(piece)
+        if not reader.is_empty:
+            raise RemoteError("more than one reply to a request")
+        return message

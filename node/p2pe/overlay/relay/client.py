@@ -1,0 +1,329 @@
+"""The relay's clients: holding reservations, taking circuits that come in, dialling `/p2p-circuit` addresses.
+
+Source: libp2p circuit-v2. Relays are dialled from our listen port, so that the address under which they see us is the
+one a hole-punching peer can reach (libp2p-facts 8). A relay isn't trusted: whoever comes through it proves itself in
+the Noise handshake that runs inside the circuit, and must be who the relay said.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Final
+
+import structlog
+import trio
+
+from p2pe import config
+from p2pe.core.addresses import host_port, is_circuit, relay_of, with_peer
+from p2pe.errors import RemoteError, Unreachable
+from p2pe.model import Address, PathKind, PeerId, PeerInfo
+from p2pe.overlay.connection import STREAM_ERRORS, HostConnection
+from p2pe.overlay.host import OverlayHost
+from p2pe.overlay.relay.voucher import check_voucher
+from p2pe.overlay.relay.wire import (
+    HOP_PROTOCOL,
+    STOP_PROTOCOL,
+    CircuitStream,
+    MessageStream,
+    plausible_peer,
+    stop_status,
+)
+from p2pe.overlay.wire_addresses import addresses_from_bytes
+from p2pe.ports import ByteStream, Stream
+from p2pe.proto.circuit_pb2 import HopMessage, Peer, Status, StopMessage
+
+log = structlog.get_logger(__name__)
+
+TAG: Final = "relay"
+Candidates = Callable[[], Sequence[PeerInfo]]
+_REFRESH_AT: Final = 0.75  # of a reservation's life
+_LOCAL_DIAL_SECONDS: Final = 3.0  # an attempt from the listen port; then any port will do
+_IDLE_SECONDS: Final = 5.0  # until the candidates are asked for again when none is left
+_WORDS: Final = {
+    Status.RESERVATION_REFUSED: "the relay has no place left",
+    Status.RESOURCE_LIMIT_EXCEEDED: "the relay is at its limit",
+    Status.PERMISSION_DENIED: "the relay doesn't serve us",
+    Status.CONNECTION_FAILED: "the peer didn't answer the relay",
+    Status.NO_RESERVATION: "the peer isn't connected to this relay (not online, or moved to another)",
+    Status.MALFORMED_MESSAGE: "the relay didn't understand us",
+    Status.UNEXPECTED_MESSAGE: "the relay didn't understand us",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A reservation: where it lets us be reached, when it ends (trio time), the connection it hangs on."""
+
+    relay: PeerId
+    addresses: tuple[Address, ...]  # circuit addresses, without our own /p2p
+    expires: float
+    refresh: float
+    connection: HostConnection
+    has_voucher: bool
+
+
+class RelayClient:
+    """Made by `open_relay_client`."""
+
+    def __init__(self, host: OverlayHost, nursery: trio.Nursery) -> None:
+        self._host = host
+        self._nursery = nursery
+        self._held: dict[PeerId, Held] = {}
+        self._incoming = 0
+
+    @property
+    def held(self) -> tuple[Held, ...]:
+        """Reservations in force."""
+        return tuple(h for h in self._held.values() if h.connection.is_alive and h.expires > trio.current_time())
+
+    # --- the connection to a relay ---
+
+    async def connect_relay(self, relay: PeerInfo) -> HostConnection:
+        """A direct connection to the relay, from our listen port where that is possible. Raises Unreachable."""
+        direct = [c for c in self._host.connections(relay.peer_id) if c.path is not PathKind.RELAYED]
+        ports = {bound[1] for a in self._host.bound_addresses() if (bound := host_port(a))}
+        for connection in direct:
+            own = host_port(connection.local_address)
+            if own is not None and own[1] in ports:
+                return connection
+        addresses = [a for a in relay.addresses if not is_circuit(a)]
+        for address in addresses:
+            local = local_for(address, self._host.bound_addresses())
+            if local is not None:
+                try:
+                    with trio.fail_after(_LOCAL_DIAL_SECONDS):
+                        return await self._host.dial_address(relay.peer_id, address, local=local)
+                except (Unreachable, trio.TooSlowError):
+                    continue  # that pair of ports is in use, or the address is dead: `connect` races them all
+        if direct:
+            return direct[0]
+        connection = await self._host.connect(PeerInfo(relay.peer_id, tuple(addresses)))
+        if connection.path is PathKind.RELAYED:
+            raise Unreachable("the relay itself can't be reached directly")
+        return connection
+
+    # --- reservations ---
+
+    async def reserve(self, relay: PeerInfo) -> Held:
+        """Makes or renews one reservation and announces its addresses. Raises Unreachable."""
+        connection = await self.connect_relay(relay)
+        answer = await self._ask(connection, HopMessage(type=HopMessage.RESERVE))
+        expire, now = answer.reservation.expire, trio.current_time()
+        seconds = max(0.0, float(expire - self._host.world.clock.now() // 1000))
+        named = addresses_from_bytes(list(answer.reservation.addrs), config.MAX_ADDRESSES)
+        suffix = f"/p2p/{relay.peer_id}"
+        bases = dict.fromkeys(
+            [connection.remote_address, *relay.addresses] if connection.is_dialer else relay.addresses
+        )
+        bases.update(dict.fromkeys(Address(a.removesuffix(suffix)) for a in named))
+        usable = [a for a in bases if not is_circuit(a) and "/p2p/" not in a]
+        if not usable:
+            raise Unreachable("the relay has no address")
+        has_voucher = False
+        if answer.reservation.voucher:
+            try:
+                check_voucher(answer.reservation.voucher, relay.peer_id, self._host.peer_id)
+                has_voucher = True
+            except RemoteError as error:
+                log.debug("a relay's voucher is no good", reason=str(error))  # advisory (circuit-v2)
+        held = Held(
+            relay=relay.peer_id,
+            addresses=tuple(Address(with_peer(a, relay.peer_id) + "/p2p-circuit") for a in usable)[:2],
+            expires=now + seconds,
+            refresh=now + seconds * _REFRESH_AT,
+            connection=connection,
+            has_voucher=has_voucher,
+        )
+        self._held[relay.peer_id] = held
+        self._host.protect(relay.peer_id, TAG)
+        self._announce()
+        return held
+
+    def release(self, relay: PeerId) -> None:
+        """Gives a reservation up; the connection then goes when it is idle."""
+        if self._held.pop(relay, None) is not None:
+            self._host.unprotect(relay, TAG)
+            self._announce()
+
+    def _announce(self) -> None:
+        self._host.announce(TAG, [a for held in self._held.values() for a in held.addresses])
+
+    async def keep(self, candidates: Candidates, count: int = config.RELAY_CLIENT_COUNT) -> None:
+        """Holds `count` reservations for as long as it runs: refreshes each in time, replaces those whose relay died
+        or refuses, asks a relay that failed again only after a growing while. Withdraws all when cancelled."""
+        backoff = _Backoff(self._host.world.entropy)
+        try:
+            async with self._host.events() as events:
+                while True:
+                    for held in tuple(self._held.values()):
+                        if not held.connection.is_alive or held.expires <= trio.current_time():
+                            self.release(held.relay)
+                    wake = await self._top_up(candidates(), count, backoff)
+                    with trio.move_on_at(wake):
+                        while all(held.connection.is_alive for held in self._held.values()):
+                            await events.receive()
+        finally:
+            for relay in tuple(self._held):
+                self.release(relay)
+
+    async def _top_up(self, candidates: Sequence[PeerInfo], count: int, backoff: _Backoff) -> float:
+        """Renews what is due and reserves what is missing; returns when to look again (trio time)."""
+        by_id = {relay.peer_id: relay for relay in candidates}
+        due = [h.relay for h in self._held.values() if h.refresh <= trio.current_time() and backoff.is_ready(h.relay)]
+        fresh = [p for p in by_id if p not in self._held and backoff.is_ready(p)]
+        async with trio.open_nursery() as nursery:
+            for peer in [*due, *fresh[: count - len(self._held)]]:
+                relay = by_id.get(peer) or PeerInfo(peer, _relay_addresses(self._held[peer]))
+                nursery.start_soon(self._try_to_reserve, relay, backoff)
+        now = trio.current_time()
+        times = [max(h.refresh, backoff.ready_at(h.relay)) for h in self._held.values()]
+        times += [h.expires for h in self._held.values()]
+        if len(self._held) < count:
+            times += [backoff.ready_at(peer) for peer in by_id if peer not in self._held]
+        return max(now + config.RELAY_RETRY_FIRST, min(times, default=now + _IDLE_SECONDS))
+
+    async def _try_to_reserve(self, relay: PeerInfo, backoff: _Backoff) -> None:
+        try:
+            await self.reserve(relay)
+            backoff.succeeded(relay.peer_id)
+        except Unreachable as error:
+            backoff.failed(relay.peer_id)
+            log.info("no reservation", reason=str(error))
+
+    # --- dialling and being dialled ---
+
+    async def dial_circuit(self, address: Address, peer_id: PeerId) -> ByteStream:
+        """A raw circuit to the peer through the relay that `address` names: a CircuitDialer. Raises Unreachable."""
+        via = relay_of(address)
+        if via is None:
+            raise Unreachable("not a relay address")
+        connection = await self.connect_relay(PeerInfo(via[1], (via[0],)))
+        request = HopMessage(type=HopMessage.CONNECT, peer=Peer(id=bytes(peer_id)))
+        messages = await self._open(connection)
+        is_open = False
+        try:
+            await self._exchange(messages, request)
+            is_open = True
+            return CircuitStream(messages.stream, messages.rest(), address)
+        finally:
+            if not is_open:
+                messages.stream.reset()
+
+    async def _ask(self, connection: HostConnection, request: HopMessage) -> HopMessage:
+        messages = await self._open(connection)
+        try:
+            return await self._exchange(messages, request)
+        finally:
+            await messages.stream.aclose()
+
+    async def _open(self, connection: HostConnection) -> MessageStream:
+        try:
+            return MessageStream(await connection.open_stream(HOP_PROTOCOL))
+        except Unreachable as error:
+            raise Unreachable(f"not a relay, or it is gone: {error}") from None
+
+    async def _exchange(self, messages: MessageStream, request: HopMessage) -> HopMessage:
+        """Raises Unreachable unless the answer is STATUS OK."""
+        try:
+            # The relay itself waits RELAY_REQUEST_SECONDS for the peer.
+            with trio.fail_after(2 * config.RELAY_REQUEST_SECONDS):
+                await messages.send(request)
+                answer = await messages.receive(HopMessage)
+        except trio.TooSlowError:
+            raise Unreachable("the relay didn't answer") from None
+        except (RemoteError, *STREAM_ERRORS) as error:
+            raise Unreachable(f"the relay broke off: {error}") from None
+        if answer.type != HopMessage.STATUS or answer.status != Status.OK:
+            raise Unreachable(_WORDS.get(answer.status, f"the relay refused (status {answer.status})"))
+        return answer
+
+    async def answer_stop(self, stream: Stream) -> None:
+        """The STOP handler: takes a circuit from a relay of ours, and serves the connection inside to its end."""
+        relay = stream.connection.remote_peer
+        messages = MessageStream(stream)
+        with trio.move_on_after(config.RELAY_REQUEST_SECONDS) as deadline:
+            try:
+                request = await messages.receive(StopMessage)
+                if request.type != StopMessage.CONNECT:
+                    await messages.send(stop_status(Status.UNEXPECTED_MESSAGE))
+                    return
+                source = plausible_peer(request.peer.id)
+            except RemoteError:
+                await messages.send(stop_status(Status.MALFORMED_MESSAGE))
+                return
+            if relay not in self._held:
+                await messages.send(stop_status(Status.PERMISSION_DENIED))
+                return
+            if self._incoming >= config.RELAY_CLIENT_CIRCUITS:
+                await messages.send(stop_status(Status.RESOURCE_LIMIT_EXCEEDED))
+                return
+            await messages.send(stop_status(Status.OK))
+        if deadline.cancelled_caught:
+            stream.reset()
+            return
+        address = Address(with_peer(stream.connection.remote_address, relay) + "/p2p-circuit")
+        raw = CircuitStream(stream, messages.rest(), address)
+        self._incoming += 1
+        try:
+            connection = await self._host.upgrade_inbound(raw, address, PathKind.RELAYED)
+        except Unreachable as error:
+            log.debug("a circuit came to nothing", reason=str(error))
+            return
+        finally:
+            self._incoming -= 1
+        if connection.remote_peer != source:
+            log.info("a relay named another peer than the one that came: circuit dropped")
+            connection.close_soon()
+        await connection.ended.wait()
+
+
+class _Backoff:
+    """When a relay that failed may be asked again: doubling, with jitter, so that nodes don't return together."""
+
+    def __init__(self, entropy: Callable[[int], bytes]) -> None:
+        self._entropy = entropy
+        self._failures: dict[PeerId, tuple[int, float]] = {}  # bounded by the candidates
+
+    def is_ready(self, peer: PeerId) -> bool:
+        return self.ready_at(peer) <= trio.current_time()
+
+    def ready_at(self, peer: PeerId) -> float:
+        return self._failures.get(peer, (0, -1.0))[1]
+
+    def succeeded(self, peer: PeerId) -> None:
+        self._failures.pop(peer, None)
+
+    def failed(self, peer: PeerId) -> None:
+        count = self._failures.get(peer, (0, 0.0))[0] + 1
+        wait = min(config.RELAY_RETRY_MAX, config.RELAY_RETRY_FIRST * 2.0 ** (count - 1))
+        jitter = 1.0 + config.RETRY_JITTER * (self._entropy(1)[0] / 127.5 - 1.0)
+        self._failures[peer] = (min(count, 16), trio.current_time() + wait * jitter)
+
+
+def local_for(address: Address, bound: Sequence[Address]) -> Address | None:
+    """The listening address whose port a dial to `address` should leave from: of its IP version; None without one."""
+    family = "ip6" if address.startswith(("/ip6/", "/dns6/")) else "ip4"
+    return next((a for a in bound if a.startswith(f"/{family}/") and host_port(a) is not None), None)
+
+
+def _relay_addresses(held: Held) -> tuple[Address, ...]:
+    found = (relay_of(address) for address in held.addresses)
+    return tuple(via[0] for via in found if via is not None)
+
+
+@asynccontextmanager
+async def open_relay_client(host: OverlayHost) -> AsyncIterator[RelayClient]:
+    """Within the block circuit addresses can be dialled, and circuits come in from relays where `RelayClient.reserve`
+    or `keep` holds a reservation."""
+    async with trio.open_nursery() as nursery:
+        client = RelayClient(host, nursery)
+        host.handle(STOP_PROTOCOL, client.answer_stop)
+        host.set_circuit_dialer(client.dial_circuit)
+        try:
+            yield client
+        finally:
+            host.set_circuit_dialer(None)
+            host.unhandle(STOP_PROTOCOL)
+            nursery.cancel_scope.cancel()

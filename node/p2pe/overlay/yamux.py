@@ -1,0 +1,317 @@
+"""Yamux on trio: drives `core/yamux.py` over one secured byte stream.
+
+Three tasks a connection, none a stream: a reader, a writer that joins whatever all streams have ready into one write,
+and a keepalive. A stream's `send_all` returns once its bytes are queued within a small bound (as with a socket's
+buffer), so many small messages share a write; larger writes wait until the writer has taken them. Nobody but the
+writer sends on the stream below: cancelling a `send_all` therefore never cuts a frame in two.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Protocol
+
+import trio
+
+from p2pe import config
+from p2pe.core.yamux import Events, GoAway, YamuxError, YamuxMachine
+from p2pe.core.yamux_stream import StreamState, YamuxLimits
+from p2pe.errors import RemoteError
+from p2pe.overlay.yamux_stream import MuxedStream
+
+if TYPE_CHECKING:
+    from trio_typing import TaskStatus  # the installed trio-stubs know it under this name alone
+
+RTT_MAX_AGE = 30.0  # seconds: measure again though traffic shows that the peer lives
+LISTENER_PATIENCE = 1.25
+MAX_PINGS = 16  # answers awaited at once; more callers share the last one
+PING_MASK = 0xFFFFFFFF
+
+
+class Carrier(Protocol):
+    """What runs below: a secured byte stream. One task sends, one receives. May raise RemoteError."""
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None: ...
+    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray: ...
+    async def aclose(self) -> None: ...
+
+
+class YamuxConnection:
+    """A multiplexed connection; lives while `run` runs.
+
+    `closed` is set when it has ended, `close_reason` then says why, for people. `round_trip` is the last measured
+    one, in seconds.
+    """
+
+    def __init__(
+        self,
+        stream: Carrier,
+        is_dialer: bool,
+        *,
+        limits: YamuxLimits | None = None,
+        ping_interval: float = config.CONNECTION_PING_INTERVAL,
+        ping_timeout: float = config.CONNECTION_PING_TIMEOUT,
+    ) -> None:
+        self.machine = YamuxMachine(is_dialer=is_dialer, limits=limits)
+        self.closed = trio.Event()
+        self.close_reason: str | None = None
+        self.round_trip: float | None = None
+        self._stream = stream
+        # The listener waits a little longer, or two idle ends would ping in step for ever.
+        self._ping_interval = ping_interval * (1.0 if is_dialer else LISTENER_PATIENCE)
+        self._ping_timeout = ping_timeout
+        self._measured_at = -RTT_MAX_AGE
+        self._last_heard = 0.0
+        self._incoming: deque[MuxedStream] = deque()  # bounded by the machine's cap on inbound streams
+        self._accepting = trio.Event()
+        self._slots = trio.Event()
+        self._work = trio.Event()
+        self._drained = trio.Event()
+        self._heard = trio.Event()
+        self._pings: dict[int, tuple[float, trio.Event]] = {}
+        self._next_ping = 0
+        self._is_running = False
+        self._writer_scope = trio.CancelScope()
+
+    # --- streams ---
+
+    async def open_stream(self) -> MuxedStream:
+        """Opens a stream; waits while the caps on streams or on unacknowledged ones are reached.
+
+        Raises BrokenResourceError when the connection ended or is about to, ClosedResourceError after `aclose`.
+        """
+        await trio.lowlevel.checkpoint()
+        while not self.machine.can_open or self.closed.is_set():
+            self._check_open()
+            await self._slots.wait()
+        stream = MuxedStream(self, self.machine.open())
+        self._work.set()
+        return stream
+
+    async def accept_stream(self) -> MuxedStream:
+        """The next stream opened by the peer. Raises like `open_stream` once the connection has ended."""
+        await trio.lowlevel.checkpoint()
+        while True:
+            while self._incoming:
+                stream = self._incoming.popleft()
+                if not stream.is_reset:
+                    self.machine.accept(stream.state)
+                    self._work.set()
+                    return stream
+            if self.closed.is_set():
+                raise self._ended()
+            if self._accepting.is_set():
+                self._accepting = trio.Event()
+            await self._accepting.wait()
+
+    def _check_open(self) -> None:
+        if self.closed.is_set() or self.machine.is_closing:
+            raise self._ended()
+        if self._slots.is_set():
+            self._slots = trio.Event()
+
+    def _ended(self) -> trio.ClosedResourceError | trio.BrokenResourceError:
+        if self.machine.local_go_away and self.close_reason in (None, "closed here"):
+            return trio.ClosedResourceError("this connection was closed here")
+        return trio.BrokenResourceError(self.close_reason or "the peer is about to end this connection")
+
+    def why(self, state: StreamState) -> str:
+        """Why a stream is broken, for people."""
+        return self.close_reason or f"stream {state.id} was reset"
+
+    # What streams ask for. Each leaves the machine consistent and wakes the writer.
+
+    def queue_write(self, state: StreamState, data: bytes | memoryview) -> None:
+        self.machine.write(state, data)
+        self._work.set()
+
+    def queue_finish(self, state: StreamState) -> None:
+        self.machine.finish(state)
+        self._work.set()
+
+    def queue_close(self, state: StreamState) -> None:
+        self.machine.close(state, trio.current_time())
+        self._changed()
+
+    def queue_reset(self, state: StreamState) -> None:
+        self.machine.reset(state)
+        self._changed()
+
+    def read(self, state: StreamState, max_bytes: int | None) -> bytes:
+        piece = self.machine.read(state, max_bytes, trio.current_time(), self.round_trip)
+        self._changed()
+        return piece
+
+    def _changed(self) -> None:
+        if self.machine.has_output:
+            self._work.set()
+        if self.machine.can_open:
+            self._slots.set()
+
+    # --- life ---
+
+    async def run(self, *, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Serves the connection until it ends; use as `await nursery.start(connection.run)`.
+
+        Returns, raising nothing, however the peer or the network ended it; then the stream below is closed, all
+        streams are broken and `close_reason` is set. Cancelling it does the same without saying goodbye.
+        """
+        self._is_running = True
+        self._last_heard = trio.current_time()
+        try:
+            async with trio.open_nursery() as nursery:
+                for job in (self._read, self._write, self._keep_alive):
+                    nursery.start_soon(self._job, job, nursery.cancel_scope)
+                task_status.started()
+        finally:
+            self._finish(self.close_reason or "cancelled")
+            with trio.CancelScope(shield=True) as scope:
+                scope.cancel()  # forcefully: flushing is what `_write` did before it ended
+                await self._stream.aclose()
+
+    async def _job(self, job: Callable[[], Awaitable[str]], scope: trio.CancelScope) -> None:
+        """Runs one of the tasks; the first to end ends the connection, and tells why."""
+        try:
+            reason = await job()
+        except YamuxError as error:
+            self.close_reason = self.close_reason or str(error)
+            self._say_goodbye()  # the writer sends the go-away that names the error, and ends
+            return
+        except RemoteError as error:
+            reason = str(error)
+        except (trio.BrokenResourceError, trio.ClosedResourceError, OSError) as error:
+            reason = str(error) or "the connection broke"
+        if self.close_reason is None:
+            self.close_reason = reason
+        scope.cancel()
+
+    def _finish(self, reason: str) -> None:
+        self.close_reason = reason
+        self.closed.set()
+        for state in self.machine.abandon():
+            if isinstance(state.owner, MuxedStream):
+                state.owner.wake()
+        for event in (self._accepting, self._slots, self._drained, *(event for _, event in self._pings.values())):
+            event.set()
+
+    async def aclose(self) -> None:
+        """Says go-away, flushes for a moment what was sent, ends the connection and waits for that. Idempotent."""
+        if not self._is_running:
+            self._finish("closed here")
+            await self._stream.aclose()
+        elif not self.closed.is_set():
+            self.close_reason = self.close_reason or "closed here"
+            if not self.machine.local_go_away:
+                self.machine.go_away(GoAway.NORMAL)
+            self._say_goodbye()
+        await self.closed.wait()
+
+    def _say_goodbye(self) -> None:
+        self._writer_scope.deadline = trio.current_time() + config.YAMUX_GOODBYE_SECONDS
+        self._work.set()
+        self._slots.set()
+
+    async def _read(self) -> str:
+        machine = self.machine
+        while True:
+            data = await self._stream.receive_some()
+            if not data:
+                return "the peer closed the connection"
+            self._last_heard = trio.current_time()
+            self._dispatch(machine.receive(data))
+            while machine.control_backlog > config.YAMUX_CONTROL_BACKLOG:
+                self._drained = trio.Event()
+                self._work.set()
+                await self._drained.wait()
+
+    def _dispatch(self, events: Events) -> None:
+        self._heard.set()
+        for state in events.incoming:
+            if state.reset:
+                continue
+            if len(self._incoming) >= self.machine.limits.max_inbound_streams:  # opened and reset before we looked
+                self._incoming = deque(stream for stream in self._incoming if not stream.is_reset)
+            self._incoming.append(MuxedStream(self, state))
+            self._accepting.set()
+        for state in events.touched:
+            if isinstance(state.owner, MuxedStream):
+                state.owner.wake()
+        for value in events.pongs:
+            sent = self._pings.pop(value, None)
+            if sent is not None:
+                self._measured_at = self._last_heard
+                self.round_trip = self._last_heard - sent[0]
+                sent[1].set()
+        if events.go_away:
+            self._slots.set()
+        self._changed()
+
+    async def _write(self) -> str:
+        machine, send_all = self.machine, self._stream.send_all
+        with self._writer_scope:
+            while True:
+                parts, progressed = machine.take_output(config.YAMUX_BATCH_BYTES)
+                for state in progressed:
+                    if isinstance(state.owner, MuxedStream):
+                        state.owner.wake()
+                if progressed and machine.can_open:
+                    self._slots.set()
+                if parts:
+                    await send_all(b"".join(parts))
+                if not machine.control_backlog:
+                    self._drained.set()
+                if not parts:
+                    if machine.local_go_away:
+                        break
+                    self._work = trio.Event()
+                    await self._work.wait()
+        return "closed here"
+
+    # --- keeping alive ---
+
+    async def ping(self) -> float:
+        """Round trip in seconds. Raises BrokenResourceError or ClosedResourceError when the connection ends."""
+        if self.closed.is_set():
+            await trio.lowlevel.checkpoint()
+            raise self._ended()
+        if len(self._pings) >= MAX_PINGS:
+            started, answered = next(reversed(self._pings.values()))
+        else:
+            value, self._next_ping = self._next_ping, (self._next_ping + 1) & PING_MASK
+            started, answered = trio.current_time(), trio.Event()
+            self._pings[value] = (started, answered)
+            self.machine.ping(value)
+            self._work.set()
+        await answered.wait()
+        if self.closed.is_set() or self.round_trip is None:
+            raise self._ended()
+        return self.round_trip
+
+    async def _keep_alive(self) -> str:
+        """Pings a peer that has been silent for an interval (its own pings will do), so that one of two idle ends
+        pings and not both; anything that arrives counts as life, as an answer may wait behind bulk data. A dead link
+        is noticed at most interval + time-out after the last sign of life."""
+        while True:
+            now = trio.current_time()
+            self.machine.expire(now)
+            self._changed()
+            silent_at = self._last_heard + self._ping_interval
+            if now < silent_at and now - self._measured_at < RTT_MAX_AGE:
+                await trio.sleep_until(silent_at)
+                continue
+            if not await self._answers():
+                return f"no sign of life for {self._ping_timeout:g} s after a ping"
+            await trio.sleep_until(now + self._ping_interval)
+
+    async def _answers(self) -> bool:
+        self._heard = trio.Event()
+        value, self._next_ping = self._next_ping, (self._next_ping + 1) & PING_MASK
+        if len(self._pings) < MAX_PINGS:
+            self._pings[value] = (trio.current_time(), trio.Event())
+        self.machine.ping(value)
+        self._work.set()
+        with trio.move_on_after(self._ping_timeout):
+            await self._heard.wait()
+            return True
+        return False

@@ -1,0 +1,185 @@
+"""Publishes where we are, once for each contact, under the pair's key of the day.
+
+Nobody but the contact can tell whose record it is, or that two of them are the same node's (docs/protocol.md
+"Lookup"). All at once on a start and after a change of address; after that each on its own about hourly.
+A contact with a live link needs no refresh until that link ends: it knows where we are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import structlog
+import trio
+
+from p2pe.config import (
+    CLOCK_SKEW,
+    PUBLISH_AT_ONCE,
+    PUBLISH_DEBOUNCE,
+    PUBLISH_LOOK,
+    PUBLISH_SPREAD,
+    RECORD_REFRESH,
+    RECORD_TTL,
+)
+from p2pe.core.backoff import ENTROPY_BYTES, Backoff
+from p2pe.core.derive import day_of, lookup_seed, record_aead_key
+from p2pe.core.records import NONCE_BYTES, make_record, public_key_of, record_key, seal_addresses
+from p2pe.errors import Unreachable
+from p2pe.model import ContactId, Millis, PeerInfo
+from p2pe.ports import Directory, World
+from p2pe.rendezvous.pulse import Pulse
+from p2pe.rendezvous.roster import Known, Roster
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(slots=True)
+class _Schedule:
+    """One contact's publications, in wall-clock time: that goes on while a laptop sleeps."""
+
+    due: Millis
+    published: int = 0  # Unix milliseconds; 0 = never
+    key: bytes = b""  # of the pair secret it was published under
+    backoff: Backoff = field(default_factory=Backoff)
+
+
+def days_to_publish(now: Millis) -> tuple[int, ...]:
+    """Today, and tomorrow too when midnight (UTC) comes before the next refresh is sure to have happened."""
+    horizon = now + round(1000 * (RECORD_REFRESH * (1 + PUBLISH_SPREAD) + CLOCK_SKEW))
+    return tuple(range(day_of(now), day_of(Millis(horizon)) + 1))
+
+
+class Publisher:
+    """`run` it once. `own` gives our peer id and what contacts may see of our addresses, best first."""
+
+    def __init__(
+        self,
+        world: World,
+        directory: Directory,
+        roster: Roster,
+        *,
+        own: Callable[[], PeerInfo],
+        is_linked: Callable[[ContactId], bool],
+    ) -> None:
+        self._world = world
+        self._directory = directory
+        self._roster = roster
+        self._own = own
+        self._is_linked = is_linked
+        self._schedules: dict[ContactId, _Schedule] = {}  # bounded by MAX_CONTACTS
+        self._wake = Pulse()
+        self._addresses_seen: PeerInfo | None = None
+        self.first_round = trio.Event()  # everything was tried once: contacts can find us, or nobody can be asked
+
+    def look_again(self) -> None:
+        """Our addresses may be others than before, or a link has come or gone: `run` sees what is due."""
+        self._wake.fire()
+
+    async def run(self) -> None:
+        """Runs until it is cancelled. Failures of the directory are retried with back-off, never raised."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._watch_roster)
+            while True:
+                seen = self._wake.count
+                due = self._take_due()
+                if due:
+                    await self._publish_all(due)
+                if self._addresses_seen is not None:
+                    self.first_round.set()
+                with trio.move_on_after(self._seconds_to_next()) as waiting:
+                    await self._wake.beyond(seen)
+                if not waiting.cancelled_caught:
+                    await trio.sleep(PUBLISH_DEBOUNCE if self._addresses_seen else 0)
+
+    async def _watch_roster(self) -> None:
+        while True:
+            seen = self._roster.changed.count
+            await self._roster.changed.beyond(seen)
+            self._wake.fire()
+
+    # --- what is due ---
+
+    def _take_due(self) -> tuple[Known, ...]:
+        """Brings the schedules up to date with roster, addresses and clock; gives the contacts to publish for now."""
+        now = self._world.clock.now()
+        own = self._own()
+        moved = own != self._addresses_seen
+        if not own.addresses:
+            return ()  # nowhere to be reached yet: AddressesChanged follows
+        self._addresses_seen = own
+        active = self._roster.active()
+        present = {known.contact_id for known in active}
+        for contact_id in [each for each in self._schedules if each not in present]:
+            del self._schedules[contact_id]
+        due = []
+        for known in active:
+            schedule = self._schedules.setdefault(known.contact_id, _Schedule(now))
+            if moved or schedule.published > now or schedule.key != known.keys[-1].rendezvous:
+                schedule.due = now
+            elif self._has_lapsed(schedule, now) and not self._is_linked(known.contact_id):
+                schedule.due = now  # a link made refreshing needless, and has ended
+            if schedule.due > now:
+                continue
+            if not moved and schedule.published and self._is_linked(known.contact_id):
+                self._schedule_next(schedule, now)
+                continue
+            due.append(known)
+        return tuple(due)
+
+    @staticmethod
+    def _has_lapsed(schedule: _Schedule, now: Millis) -> bool:
+        """The last publication is older than a refresh, and none has failed since (those have their back-off)."""
+        oldest = now - round(1000 * RECORD_REFRESH * (1 + PUBLISH_SPREAD))
+        return 0 < schedule.published < oldest and not schedule.backoff.failures
+
+    def _schedule_next(self, schedule: _Schedule, now: Millis) -> None:
+        fraction = int.from_bytes(self._world.entropy(4), "big") / 2**32
+        seconds = RECORD_REFRESH * (1 + PUBLISH_SPREAD * (2 * fraction - 1))
+        schedule.due = Millis(now + round(1000 * seconds))
+
+    def _seconds_to_next(self) -> float:
+        now = self._world.clock.now()
+        waits = [(schedule.due - now) / 1000 for schedule in self._schedules.values()]
+        return max(0.05, min([PUBLISH_LOOK, *waits]))
+
+    # --- publishing ---
+
+    async def _publish_all(self, due: tuple[Known, ...]) -> None:
+        queue = list(reversed(due))
+
+        async def worker() -> None:
+            while queue:
+                await self._publish(queue.pop())
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(min(PUBLISH_AT_ONCE, len(due))):
+                nursery.start_soon(worker)
+
+    async def _publish(self, known: Known) -> None:
+        schedule = self._schedules.get(known.contact_id)
+        if schedule is None:
+            return
+        now = self._world.clock.now()
+        taken, problem = 0, ""
+        try:
+            for keys in known.keys:
+                for day in days_to_publish(now):
+                    taken = await self._store(keys.rendezvous, known.our_direction, day, now)
+        except Unreachable as error:
+            problem = str(error)
+        if problem or not taken:
+            wait = schedule.backoff.next(self._world.entropy(ENTROPY_BYTES))
+            schedule.due = Millis(self._world.clock.now() + round(1000 * wait))
+            _log.debug("an address record wasn't stored; trying again", seconds=round(wait, 1), problem=problem)
+            return
+        schedule.backoff.reset()
+        schedule.published, schedule.key = now, known.keys[-1].rendezvous
+        self._schedule_next(schedule, now)
+
+    async def _store(self, k_rendezvous: bytes, direction: int, day: int, now: Millis) -> int:
+        seed = lookup_seed(k_rendezvous, direction, day)
+        aead_key = record_aead_key(k_rendezvous, direction, day)
+        payload = seal_addresses(self._own(), aead_key, self._world.entropy(NONCE_BYTES))
+        raw = make_record(seed, 0, now, Millis(now + 1000 * RECORD_TTL), payload)
+        return await self._directory.publish(record_key(public_key_of(seed), 0), raw)

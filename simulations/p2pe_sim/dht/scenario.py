@@ -1,0 +1,392 @@
+"""The experiments: churn, Sybils, an idle client's day, and what colluding servers see."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Any
+
+from p2pe.config import (
+    KAD_CHECKS_AT_ONCE,
+    KAD_SERVER_CHECK,
+    KAD_STORER_CACHE_SECONDS,
+    RECORD_REFRESH,
+)
+from p2pe.core.kademlia.keyspace import Node
+from p2pe.core.kademlia.lookup import Lookup
+from p2pe.model import PeerId
+
+from p2pe_sim.dht.network import FIND_REQUEST_BYTES, KAD_K, PEER_BYTES, Bytes, Member, Network, record_of
+
+JOIN_SECONDS = 900.0  # in which the network grows to its size
+UPKEEP_SECONDS = 300.0  # between two looks at a table (five of the driver's, taken together)
+SEEDS = 4  # bootstrap nodes
+
+Progress = Callable[[str, float], None]  # what is under way, and how much of it is done (0..1)
+
+
+def quiet(what: str, done: float) -> None:
+    """Shows nothing."""
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What lookups for records came to."""
+
+    asked: int = 0
+    found: int = 0
+    seconds: list[float] = field(default_factory=list)
+    rounds: list[int] = field(default_factory=list)
+    requests: list[int] = field(default_factory=list)
+
+    @property
+    def share_found(self) -> float:
+        return self.found / self.asked if self.asked else 0.0
+
+    def as_dict(self) -> dict[str, Any]:
+        ordered = sorted(self.seconds)
+
+        def quantile(q: float) -> float:
+            return round(ordered[min(len(ordered) - 1, int(q * len(ordered)))], 3) if ordered else 0.0
+
+        return {
+            "lookups": self.asked,
+            "found": self.found,
+            "share_found": round(self.share_found, 5),
+            "median_rounds": median(self.rounds) if self.rounds else 0,
+            "median_requests": median(self.requests) if self.requests else 0,
+            "median_seconds": quantile(0.5),
+            "p95_seconds": quantile(0.95),
+            "p99_seconds": quantile(0.99),
+            "longest_seconds": quantile(1.0),
+        }
+
+
+def grow(network: Network, nodes: int, progress: Progress = quiet) -> list[Member]:
+    """Lets `nodes` servers join over JOIN_SECONDS of virtual time; returns the bootstrap nodes, which never leave."""
+    seeds = [network.add() for _ in range(SEEDS)]
+    for seed in seeds:
+        network.join(seed, [s for s in seeds if s is not seed])
+
+    def arrive() -> None:
+        member = network.add()
+        network.join(member, network.random.sample(seeds, 2))
+
+    for number in range(nodes - SEEDS):
+        network.heap.at(1.0 + JOIN_SECONDS * number / nodes, arrive)
+    for step in range(1, 31):
+        network.heap.run(JOIN_SECONDS * step / 30)
+        progress("joining", step / 30)
+    return seeds
+
+
+def keep_up(network: Network, until: float) -> None:
+    """Each server, now and then, asks the peers it hasn't heard of for longest: what upkeep in the driver does."""
+
+    def look(member: Member) -> None:
+        if not member.alive or network.heap.now > until:
+            return
+        if not member.is_sybil:
+            check_some(network, member)
+        network.heap.after(UPKEEP_SECONDS, lambda: look(member))
+
+    for member in list(network.servers):
+        network.heap.after(network.random.random() * UPKEEP_SECONDS, lambda m=member: look(m))  # type: ignore[misc]
+    network.started_upkeep = look  # type: ignore[attr-defined]
+
+
+def check_some(network: Network, member: Member) -> None:
+    """Liveness only: the reply is charged, its contents aren't used, so it takes no event."""
+    now = network.heap.now
+    limit = int(KAD_CHECKS_AT_ONCE * UPKEEP_SECONDS / 60)
+    for node in member.table.due_for_check(now, KAD_SERVER_CHECK)[:limit]:
+        network.charge(member, node.peer_id, FIND_REQUEST_BYTES + KAD_K * PEER_BYTES)
+        if node.peer_id in network.members:
+            member.table.add(node, now)
+        else:
+            member.table.failed(node.location, node.peer_id, now)
+
+
+def churn(network: Network, seeds: list[Member], per_hour: float, until: float) -> Callable[[], int]:
+    """Servers leave without a word and are replaced by new ones, `per_hour` of the network an hour."""
+    replaced = [0]
+    look = network.started_upkeep  # type: ignore[attr-defined]
+    honest_seeds = set(id(seed) for seed in seeds)
+
+    def replace() -> None:
+        rate = per_hour * len(network.servers) / 3600.0
+        if network.heap.now > until or rate <= 0:
+            return
+        leaver = network.random.choice(network.servers)
+        if id(leaver) not in honest_seeds and not leaver.is_sybil:
+            network.remove(leaver)
+            replaced[0] += 1
+            member = network.add()
+            network.join(member, network.random.sample(seeds, 2))
+            network.heap.after(network.random.random() * UPKEEP_SECONDS, lambda: look(member))
+        network.heap.after(network.random.expovariate(rate), replace)
+
+    network.heap.after(0.1, replace)
+    return lambda: replaced[0]
+
+
+def publish(network: Network, publisher: Member, key: bytes, wire_key: bytes, target: int) -> None:
+    """One publication: lookup, then PUT_VALUE at the storers."""
+
+    def store(lookup: Lookup) -> None:
+        network.put(publisher, lookup.storers(), key, lambda _: None)
+
+    network.lookup(publisher, wire_key, target, store)
+
+
+def seek(network: Network, reader: Member, key: bytes, wire_key: bytes, target: int, outcome: Outcome) -> None:
+    """One lookup for a record: as the driver does it, hash along the path, key at the storers."""
+    started = network.heap.now
+    outcome.asked += 1
+
+    def ask(lookup: Lookup) -> None:
+        storers = lookup.storers()
+        depths = [depth for node in storers[:3] if (depth := lookup.depth_of(node.peer_id)) is not None]
+        outcome.rounds.append(max(depths, default=0))
+        outcome.requests.append(lookup.request_count)
+
+        def finish(found: bool) -> None:
+            outcome.found += found
+            outcome.seconds.append(network.heap.now - started)
+
+        network.get(reader, storers, key, finish)
+
+    network.lookup(reader, wire_key, target, ask)
+
+
+def client_of(network: Network, seeds: list[Member]) -> Member:
+    member = network.add(server=False)
+    network.join(member, network.random.sample(seeds, 2))
+    return member
+
+
+def under_churn(
+    *,
+    nodes: int,
+    hours: float,
+    churn_per_hour: float,
+    records: int,
+    lookups: int,
+    seed: int,
+    progress: Progress = quiet,
+) -> dict[str, Any]:
+    """Records published once at the start, looked up all through the time; so ages are those of hourly refreshing."""
+    began = time.process_time()
+    network = Network(seed)
+    seeds = grow(network, nodes, progress)
+    joined = time.process_time()
+    start = network.heap.now
+    end = start + hours * 3600.0
+    keep_up(network, end)
+    replaced = churn(network, seeds, churn_per_hour, end)
+    clients = [client_of(network, seeds) for _ in range(50)]
+    known = [record_of(network.random) for _ in range(records)]
+
+    def publish_all_in(window: float, at: float) -> None:
+        for key, wire_key, target in known:
+            publisher = network.random.choice(clients)
+            when = at + network.random.random() * window
+            network.heap.at(when, lambda p=publisher, k=key, w=wire_key, t=target: publish(network, p, k, w, t))  # type: ignore[misc]
+
+    window = 60.0
+    for hour in range(max(1, -(-int(hours * 3600) // RECORD_REFRESH))):
+        publish_all_in(window, start + 10.0 + hour * RECORD_REFRESH)
+    outcome = Outcome()
+    first = start + 10.0 + window + 30.0
+    for number in range(lookups):
+        at = first + (end - first - 30.0) * number / lookups
+        reader, (key, wire_key, target) = network.random.choice(clients), network.random.choice(known)
+        network.heap.at(at, lambda r=reader, k=key, w=wire_key, t=target: seek(network, r, k, w, t, outcome))  # type: ignore[misc]
+    for step in range(1, 61):
+        network.heap.run(start + (end - start) * step / 60)
+        progress("one hour" if hours == 1 else f"{hours} hours", step / 60)
+    network.heap.run(end + 30.0)
+    tables = [len(member.table) for member in network.servers[:500]]
+    dead = [
+        sum(n.peer_id not in network.members for n in m.table.nodes()) / max(1, len(m.table))
+        for m in network.servers[:500]
+    ]
+    hourly = sorted(m.bytes.total / (network.heap.now / 3600) for m in network.servers[:500])
+    return {
+        "nodes": nodes,
+        "hours": hours,
+        "churn_per_hour": churn_per_hour,
+        "replaced": replaced(),
+        **outcome.as_dict(),
+        "seconds": outcome.seconds,
+        "rounds": outcome.rounds,
+        "median_table": median(tables),
+        "dead_in_tables": round(sum(dead) / len(dead), 4),
+        "median_server_bytes_per_hour": round(hourly[len(hourly) // 2]),
+        "events": network.heap.events,
+        "core_lookups": network.lookups,
+        "cpu_seconds_joining": round(joined - began, 1),
+        "cpu_seconds": round(time.process_time() - began, 1),
+    }
+
+
+def under_sybils(
+    *, nodes: int, share: float, placement: str, networks: int | None, paths: int, victims: int, seed: int,
+    progress: Progress = quiet,
+) -> dict[str, Any]:  # fmt: skip
+    """`share` of all nodes are hostile: they name only each other and keep records to themselves.
+
+    `placement` "spread": ids at random. "targeted": the attacker knows the victims' keys beforehand and grinds ids
+    that lie nearer to them than any honest node, the same number for each. `networks`: in how many /24 they sit;
+    None = each in its own.
+    """
+    network = Network(seed, paths)
+    hostile = int(nodes * share)
+    seeds = grow(network, nodes - hostile, progress)
+    known = [record_of(network.random) for _ in range(victims)]
+    subnets = [network.random.randbytes(3) for _ in range(networks)] if networks else None
+    for number in range(hostile):
+        location = None
+        if placement == "targeted":
+            location = known[number % victims][2] ^ network.random.getrandbits(236)
+        subnet = subnets[number % len(subnets)] if subnets else None
+        member = network.add(sybil=True, location=location, network=subnet)
+        network.heap.after(300.0 * number / hostile, lambda m=member: network.join(m, seeds[:2]))  # type: ignore[misc]
+    network.heap.run(network.heap.now + 330.0)
+    clients = [client_of(network, seeds) for _ in range(20)]
+    network.heap.run(network.heap.now + 30.0)
+    for key, wire_key, target in known:
+        publish(network, network.random.choice(clients), key, wire_key, target)
+        network.heap.run(network.heap.now + 1.0)
+    network.heap.run(network.heap.now + 60.0)
+    outcome = Outcome()
+    for key, wire_key, target in known * 2:
+        seek(network, network.random.choice(clients), key, wire_key, target, outcome)
+        network.heap.run(network.heap.now + 1.0)
+    network.heap.run(network.heap.now + 60.0)
+    return {
+        "nodes": nodes, "sybils": hostile, "placement": placement, "networks": networks, "paths": paths,
+        **outcome.as_dict(),
+    }  # fmt: skip
+
+
+def idle_client(*, nodes: int, contacts: int, hours: int, seed: int, churn_per_hour: float = 0.3) -> dict[str, Any]:
+    """A client that does nothing but keep its records for `contacts` published, as the driver does: storers are
+    remembered for KAD_STORER_CACHE_SECONDS, and looked up again after it or when too few of them answer."""
+    network = Network(seed)
+    seeds = grow(network, nodes)
+    start = network.heap.now
+    end = start + hours * 3600.0
+    keep_up(network, end)
+    churn(network, seeds, churn_per_hour, end)
+    client = client_of(network, seeds)
+    network.heap.run(start + 30.0)
+    client.bytes = Bytes()
+    remembered: dict[bytes, tuple[float, tuple[Node, ...]]] = {}
+    lookups = [0]
+
+    def refresh(key: bytes, wire_key: bytes, target: int) -> None:
+        def look_up() -> None:
+            lookups[0] += 1
+
+            def store(lookup: Lookup) -> None:
+                remembered[key] = network.heap.now, lookup.storers()
+                network.put(client, lookup.storers(), key, lambda _: None)
+
+            network.lookup(client, wire_key, target, store)
+
+        def check(took: int) -> None:
+            if took < 6:
+                look_up()
+
+        found_at, storers = remembered.get(key, (float("-inf"), ()))
+        if network.heap.now - found_at < KAD_STORER_CACHE_SECONDS:
+            network.put(client, storers, key, check)
+        else:
+            look_up()
+        pause = RECORD_REFRESH * (0.85 + 0.3 * network.random.random())
+        network.heap.after(pause, lambda: refresh(key, wire_key, target))
+
+    for _ in range(contacts):
+        record = record_of(network.random)
+        network.heap.after(network.random.random() * RECORD_REFRESH, lambda r=record: refresh(*r))  # type: ignore[misc]
+    network.heap.run(end)
+    days = hours / 24
+    return {
+        "nodes": nodes, "contacts": contacts, "hours": hours, "churn_per_hour": churn_per_hour,
+        "megabytes_per_day": round(client.bytes.total / days / 1e6, 1),
+        "connections_per_day": round(client.bytes.connects / days),
+        "requests_per_day": round(client.bytes.requests / days),
+        "lookups_per_day": round(lookups[0] / days),
+    }  # fmt: skip
+
+
+def colluders_view(*, nodes: int, colluding: int, pairs: int, days: int, seed: int) -> dict[str, Any]:
+    """What `colluding` servers, pooling their notes, can link about `pairs` pairs of contacts in `days` days.
+
+    Each day each pair has two fresh keys (one a direction), each published by its owner and read by the other, under
+    transport ids that last one day (a start of the node). Linkable are, by construction: a writer's transport id to a
+    key, a reader's to the same key, hence the two ids to each other, that day. Never: two days of one pair.
+    """
+    network = Network(seed)
+    seeds = grow(network, nodes)
+    spies = network.random.sample([m for m in network.servers if m not in seeds], colluding)
+    for spy in spies:
+        spy.seen = []
+    truth: dict[bytes, tuple[int, int, int]] = {}  # key -> (pair, direction, day)
+    pooled: set[tuple[bytes, PeerId, PeerId]] = set()
+    pairs_seen: set[int] = set()
+    keys_seen: set[bytes] = set()
+    finds: set[bytes] = set()
+    for day in range(days):
+        people = [client_of(network, seeds) for _ in range(2 * pairs)]
+        network.heap.run(network.heap.now + 30.0)
+        jobs = []
+        for pair in range(pairs):
+            for direction in (0, 1):
+                key, wire_key, target = record_of(network.random)
+                truth[key] = pair, direction, day
+                writer, reader = people[2 * pair + direction], people[2 * pair + 1 - direction]
+                jobs.append((writer, reader, key, wire_key, target))
+        for writer, _, key, wire_key, target in jobs:
+            publish(network, writer, key, wire_key, target)
+        network.heap.run(network.heap.now + 60.0)
+        outcome = Outcome()
+        for _, reader, key, wire_key, target in jobs:
+            seek(network, reader, key, wire_key, target, outcome)
+        network.heap.run(network.heap.now + 60.0)
+    writers: dict[bytes, set[PeerId]] = {}
+    readers: dict[bytes, set[PeerId]] = {}
+    for spy in spies:
+        for what, key, who, _ in spy.seen or ():
+            if what == "find":
+                finds.add(key)
+            else:
+                keys_seen.add(key)
+                (writers if what == "put" else readers).setdefault(key, set()).add(who)
+    for key in keys_seen:
+        for writer_id in writers.get(key, ()):
+            for reader_id in readers.get(key, ()):
+                pooled.add((key, writer_id, reader_id))
+                pairs_seen.add(truth[key][0])
+    return {
+        "nodes": nodes, "colluding": colluding, "pairs": pairs, "days": days,
+        "keys": len(truth),
+        "keys_seen": len(keys_seen),
+        "share_of_keys_seen": round(len(keys_seen) / len(truth), 4),
+        "share_of_key_days_with_both_ends": round(len({key for key, _, _ in pooled}) / len(truth), 4),
+        "share_of_pairs_ever_seen_at_both_ends": round(len(pairs_seen) / pairs, 4),
+        "record_keys_on_paths": sum(key in truth for key in finds),
+        "ids_linked_over_days": _linked_over_days(pooled, truth),
+    }  # fmt: skip
+
+
+def _linked_over_days(pooled: set[tuple[bytes, PeerId, PeerId]], truth: dict[bytes, tuple[int, int, int]]) -> int:
+    """Transport ids that turn up under keys of two days: what would let colluders follow a pair."""
+    days_of: dict[PeerId, set[int]] = {}
+    for key, writer, reader in pooled:
+        for who in (writer, reader):
+            days_of.setdefault(who, set()).add(truth[key][2])
+    return sum(len(days) > 1 for days in days_of.values())

@@ -1,0 +1,131 @@
+"""Routing table: who gets in, who stays, who is handed out."""
+
+from __future__ import annotations
+
+import random
+
+from p2pe.config import KAD_BUCKET_PER_SUBNET, KAD_K, KAD_TABLE_PER_SUBNET
+from p2pe.core.kademlia.diversity import groups_of
+from p2pe.core.kademlia.keyspace import Node, key_in_bucket, location_key, location_of, shared_prefix
+from p2pe.core.kademlia.routing_table import Added, RoutingTable
+from p2pe.model import Address, PeerId
+
+
+def node(number: int, groups: tuple[bytes, ...] = ()) -> Node:
+    peer_id = PeerId(b"\x00\x08" + number.to_bytes(8, "big"))
+    return Node(peer_id, location_of(peer_id), (), groups)
+
+
+LOCAL = node(10_000_000)
+
+
+def in_bucket(bucket: int, count: int, groups: tuple[bytes, ...] = (), start: int = 0) -> list[Node]:
+    found: list[Node] = []
+    number = start
+    while len(found) < count:
+        candidate = node(number, groups)
+        number += 1
+        if shared_prefix(candidate.location, LOCAL.location) == bucket:
+            found.append(candidate)
+    return found
+
+
+def test_closest_is_what_sorting_everybody_would_give() -> None:
+    table = RoutingTable(LOCAL)
+    for n in range(2000):
+        table.add(node(n), 0.0)
+    members = table.nodes()
+    for target in [location_of(b"%d" % n) for n in range(50)] + [LOCAL.location, 0, members[3].location]:
+        expected = sorted(members, key=lambda n: n.location ^ target)[:KAD_K]
+        assert table.closest(target, KAD_K) == expected
+        assert expected[0] not in table.closest(target, KAD_K, exclude=expected[0].peer_id)
+
+
+def test_a_flood_of_newcomers_displaces_nobody_who_answers() -> None:
+    table = RoutingTable(LOCAL)
+    old = in_bucket(0, KAD_K)
+    for n in old:
+        assert table.add(n, 0.0) is Added.NEW
+    for n in in_bucket(0, 500, start=100_000):
+        assert table.add(n, 1.0) is Added.WAITING
+    assert {n.peer_id for n in table.nodes()} == {n.peer_id for n in old}
+    (_, bucket), *_ = table.buckets()
+    assert len(bucket.waiting) == KAD_K
+
+
+def test_a_failed_peer_makes_room_for_the_newest_waiting() -> None:
+    table = RoutingTable(LOCAL)
+    old = in_bucket(0, KAD_K)
+    late = in_bucket(0, 3, start=100_000)
+    for n in old + late:
+        table.add(n, 0.0)
+    table.failed(old[0].location, old[0].peer_id, 1.0)
+    assert old[0].peer_id not in table
+    assert late[-1].peer_id in table
+    assert len(table) == KAD_K
+
+
+def test_a_peer_that_failed_once_is_handed_to_nobody_and_may_return() -> None:
+    table = RoutingTable(LOCAL)
+    a, b = in_bucket(0, 2)
+    table.add(a, 0.0)
+    table.add(b, 0.0)
+    table.failed(a.location, a.peer_id, 1.0)
+    assert table.closest(a.location, 5) == [b]
+    assert table.due_for_check(1.0, 100.0) == [a]
+    table.add(a, 2.0)
+    assert a in table.closest(a.location, 5)
+    table.failed(a.location, a.peer_id, 3.0)
+    table.failed(a.location, a.peer_id, 4.0)
+    assert a.peer_id not in table
+
+
+def test_one_network_gets_few_places_in_a_bucket_and_in_the_table() -> None:
+    table = RoutingTable(LOCAL)
+    for bucket in range(8):
+        results = [table.add(n, 0.0) for n in in_bucket(bucket, 4, (b"net",))]
+        assert results.count(Added.NEW) <= KAD_BUCKET_PER_SUBNET
+    assert len(table) == KAD_TABLE_PER_SUBNET
+    leaving = table.nodes()[0]
+    table.remove(leaving)
+    assert table.add(leaving, 1.0) is Added.NEW  # counts go down again
+
+
+def test_groups_follow_public_addresses_only() -> None:
+    assert groups_of(Address("/ip4/8.8.4.4/tcp/1")) == (bytes([8, 8, 4]),)
+    assert groups_of(Address("/ip4/8.8.4.4/tcp/1"), lambda _: 15169) == (bytes([8, 8, 4]), b"asn:\x00\x00\x3b\x41")
+    assert groups_of(Address("/ip4/127.0.0.1/tcp/1")) == ()
+    assert groups_of(Address("/ip4/192.168.0.4/tcp/1")) == ()
+    assert len(groups_of(Address("/ip6/2a00:1450::1/tcp/1"))[0]) == 7
+
+
+def test_oneself_is_never_a_peer() -> None:
+    table = RoutingTable(LOCAL)
+    assert table.add(LOCAL, 0.0) is Added.REFUSED
+    assert not table.has_room_for(LOCAL)
+    assert len(table) == 0
+
+
+def test_refresh_is_due_where_nothing_was_heard() -> None:
+    table = RoutingTable(LOCAL)
+    for n in in_bucket(0, 2) + in_bucket(3, 2):
+        table.add(n, 0.0)
+    assert table.due_for_refresh(10.0, 3600.0) == [1, 2]
+    assert table.due_for_refresh(4000.0, 3600.0) == [0, 1, 2]
+    table.touch(in_bucket(0, 1)[0].location, 4000.0)
+    assert table.due_for_refresh(4000.0, 3600.0) == [1, 2]
+
+
+def test_keys_for_a_bucket_land_in_it() -> None:
+    source = random.Random(1)
+    for bucket in range(10):
+        key = key_in_bucket(LOCAL.location, bucket, source.randbytes)
+        assert len(key) == 34
+        assert shared_prefix(location_of(key), LOCAL.location) == bucket
+
+
+def test_all_slots_of_a_key_share_one_location() -> None:
+    keys = [b"/p2pe/" + bytes(range(32)) + bytes([slot]) for slot in range(4)]
+    assert len({location_key(key) for key in keys}) == 1
+    # frozen: other implementations must compute the same
+    assert location_key(keys[0]).hex() == "1220183ba3eeeae8c667e9bca8701232cc077fa2eea76cbace97c7ceaf4017a19382"

@@ -1,0 +1,196 @@
+"""The DHT over real sockets: small networks, joining late, growing, dying."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import trio
+from dht_kit import HOUR, Node, SettableClock, make_world, signed, start
+from overlay_kit import until
+from p2pe.errors import LocalError, Unreachable, UsageError
+from p2pe.model import PeerInfo
+from p2pe.overlay.bootstrap_addresses import check_bootstrap, resolve_bootstrap
+from p2pe.overlay.dht import open_dht
+from p2pe.overlay.host import open_host
+from p2pe.overlay.hostkey import HostKey
+
+
+async def test_a_network_of_one_server_works_at_once(nursery: trio.Nursery) -> None:
+    server = await start(nursery)
+    alice = await start(nursery, "client", (server.address,))
+    bob = await start(nursery, "client", (server.address,))
+    key, record = signed(1)
+    assert await alice.dht.publish(key, record) == 1
+    assert await bob.dht.lookup(key) == (record,)
+    other, _ = signed(2)
+    assert await bob.dht.lookup(other) == ()
+    assert len(server.dht.table) == 0  # clients never enter tables
+    assert len(server.dht.store) == 1
+
+
+async def test_the_newest_record_wins_and_slots_are_apart(nursery: trio.Nursery) -> None:
+    server = await start(nursery)
+    alice = await start(nursery, "client", (server.address,))
+    now = SettableClock().now()
+    key, old = signed(1, now=now - 5000)
+    _, new = signed(1, now=now)
+    slot_key, slot_record = signed(1, slot=2)
+    await alice.dht.publish(key, old)
+    assert await alice.dht.publish(key, new) == 1
+    assert await alice.dht.publish(key, old) == 0
+    await alice.dht.publish(slot_key, slot_record)
+    assert await alice.dht.lookup(key) == (new,)
+    assert await alice.dht.lookup(slot_key) == (slot_record,)
+
+
+async def test_a_node_that_starts_before_its_bootstrap_node_joins_when_that_appears(nursery: trio.Nursery) -> None:
+    key = HostKey.generate(os.urandom)
+    first = await start(nursery, key=key)
+    address, listen = first.address, first.host.listen_addresses()[0]
+    await first.kill()
+    early = await start(nursery, "client", (address,))
+    with pytest.raises(Unreachable):
+        await early.dht.publish(*signed(1))
+    again = await start(nursery, key=key, listen=listen)
+    with trio.fail_after(20):
+        await early.dht.wait_joined()
+    assert await early.dht.publish(*signed(1)) == 1
+    assert len(again.dht.store) == 1
+
+
+async def test_a_restarted_bootstrap_node_is_found_again(nursery: trio.Nursery) -> None:
+    key = HostKey.generate(os.urandom)
+    first = await start(nursery, key=key)
+    client = await start(nursery, "client", (first.address,))
+    await client.dht.publish(*signed(1))
+    listen = first.host.listen_addresses()[0]
+    await first.kill()
+    for _ in range(2):
+        with pytest.raises(Unreachable):
+            await client.dht.publish(*signed(2))
+    await start(nursery, key=key, listen=listen)
+    with trio.fail_after(20):
+        await until_joined(client)
+    assert await client.dht.publish(*signed(2)) == 1
+
+
+async def until_joined(node: Node) -> None:
+    await until(lambda: node.dht.table.has_healthy)
+
+
+async def test_servers_learn_of_each_other_and_survive_their_bootstrap_node(nursery: trio.Nursery) -> None:
+    boot = await start(nursery)
+    servers = [await start(nursery, "server", (boot.address,)) for _ in range(6)]
+    for server in servers:
+        await server.dht.wait_joined()
+    await until(lambda: len(boot.dht.table) == 6)  # each was dialled back
+    for server in servers:
+        await server.dht.find_closest(bytes(server.host.peer_id))
+    await until(lambda: all(len(s.dht.table) >= 5 for s in servers))
+    alice = await start(nursery, "client", (boot.address,))
+    key, record = signed(3)
+    assert await alice.dht.publish(key, record) >= 6
+    await boot.kill()
+    bob = await start(nursery, "client", (servers[2].address,))
+    assert await bob.dht.lookup(key) == (record,)
+    others = {s.host.peer_id for s in servers}
+    assert {p.peer_id for p in await bob.dht.find_closest(bytes(bob.host.peer_id))} <= others
+
+
+async def test_a_restart_rejoins_by_persisted_peers_alone(nursery: trio.Nursery) -> None:
+    boot = await start(nursery)
+    server = await start(nursery, "server", (boot.address,))
+    client = await start(nursery, "client", (boot.address,))
+    await server.dht.wait_joined()
+    await until(lambda: len(boot.dht.table) == 1)
+    await client.dht.publish(*signed(1))
+    kept = client.dht.peers()
+    assert PeerInfo(server.host.peer_id, server.host.listen_addresses()) in kept
+    await boot.kill()
+    world = make_world()
+    async with (
+        open_host(world, key=HostKey.generate(os.urandom)) as host,
+        open_dht(host, world, mode="client", seeds=kept) as dht,
+    ):
+        assert await dht.lookup(signed(1)[0]) != ()
+
+
+async def test_an_expired_record_is_no_longer_served(nursery: trio.Nursery) -> None:
+    clock = SettableClock()
+    server = await start(nursery, clock=clock)
+    client = await start(nursery, "client", (server.address,), clock=clock)
+    key, record = signed(1)
+    await client.dht.publish(key, record)
+    clock.ahead = HOUR + 1000
+    assert await client.dht.lookup(key) == ()
+    with pytest.raises(LocalError, match="expired"):
+        await client.dht.publish(key, record)
+
+
+async def test_a_first_server_stores_by_itself(nursery: trio.Nursery) -> None:
+    server = await start(nursery)
+    key, record = signed(1)
+    assert await server.dht.publish(key, record) == 1
+    assert await server.dht.lookup(key) == (record,)
+
+
+async def test_a_node_that_stops_serving_is_asked_no_more(nursery: trio.Nursery) -> None:
+    boot = await start(nursery)
+    server = await start(nursery, "server", (boot.address,))
+    await until(lambda: len(boot.dht.table) == 1)
+    server.dht.set_mode("client")
+    boot.dht.client.drop_streams()
+    for _ in range(2):
+        await boot.dht.upkeep.check_peers(0.0)
+    assert len(boot.dht.table) == 0
+
+
+async def test_many_publications_at_once_are_held_back_not_refused(nursery: trio.Nursery) -> None:
+    server = await start(nursery)
+    client = await start(nursery, "client", (server.address,))
+    await client.dht.wait_joined()
+    took: list[int] = []
+
+    async def publish(number: int) -> None:
+        took.append(await client.dht.publish(*signed(number)))
+
+    async with trio.open_nursery() as inner:
+        for number in range(60):
+            inner.start_soon(publish, number)
+    assert took == [1] * 60
+
+
+async def test_bootstrap_addresses_are_checked_and_dnsaddr_is_followed() -> None:
+    peer = str(HostKey.generate(os.urandom).peer_id)
+    for bad in (
+        "",
+        "/ip4/1.2.3.4/tcp/1",
+        "nonsense",
+        "/dnsaddr/",
+        f"/dnsaddr/x/tcp/1/p2p/{peer}",
+        "/ip4/1.2.3.4/p2p/x",
+    ):
+        with pytest.raises(UsageError):
+            check_bootstrap(bad)
+    zone = {
+        "_dnsaddr.boot.example": (
+            f"dnsaddr=/ip4/192.0.2.1/tcp/4001/p2p/{peer}",
+            "v=spf1",
+            "dnsaddr=/dnsaddr/two.example",
+        ),
+        "_dnsaddr.two.example": (
+            f"dnsaddr=/ip6/2001:db8::1/tcp/4001/p2p/{peer}",
+            "dnsaddr=/ip4/1.1.1.1/tcp/1",
+            "dnsaddr=/dnsaddr/boot.example",  # a loop
+        ),
+    }
+
+    async def txt(name: str) -> tuple[str, ...]:
+        return zone[name]
+
+    (found,) = await resolve_bootstrap("/dnsaddr/boot.example", txt)
+    assert found == PeerInfo(found.peer_id, found.addresses)
+    assert set(found.addresses) == {"/ip4/192.0.2.1/tcp/4001", "/ip6/2001:db8::1/tcp/4001"}
+    other = str(HostKey.generate(os.urandom).peer_id)
+    assert await resolve_bootstrap(f"/dnsaddr/boot.example/p2p/{other}", txt) == ()
