@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -88,7 +89,7 @@ class Member:
     timeouts: Timeouts = field(default_factory=Timeouts)
     alive: bool = True
     store: RecordStore | None = None
-    bytes: Bytes = field(default_factory=Bytes)
+    traffic: Bytes = field(default_factory=Bytes)
     warm: dict[PeerId, float] = field(default_factory=dict)  # open connections: until when
     seen: list[tuple[str, bytes, PeerId, float]] | None = None  # what a curious server notes
 
@@ -155,14 +156,14 @@ class Network:
 
     def latency(self, a: Member, b: Member) -> float:
         """Seconds there and back: 10 to 170 ms, as between places on one globe."""
-        return 0.010 + 0.113 * ((a.x - b.x) ** 2 + (a.y - b.y) ** 2) ** 0.5
+        return 0.010 + 0.113 * math.hypot(a.x - b.x, a.y - b.y)
 
     # --- requests ---
 
     def charge(self, asker: Member, peer_id: PeerId, size: int) -> float:
         """Counts bytes; returns how many round trips the request takes: a cold one needs three more."""
         now = self.heap.now
-        cost = asker.bytes
+        cost = asker.traffic
         cost.requests += 1
         cost.total += size
         cold = asker.warm.get(peer_id, -1.0) < now

@@ -10,6 +10,7 @@ from typing import Any
 
 from p2pe.config import (
     KAD_CHECKS_AT_ONCE,
+    KAD_K,
     KAD_SERVER_CHECK,
     KAD_STORER_CACHE_SECONDS,
     RECORD_REFRESH,
@@ -18,7 +19,7 @@ from p2pe.core.kademlia.keyspace import Node
 from p2pe.core.kademlia.lookup import Lookup
 from p2pe.model import PeerId
 
-from p2pe_sim.dht.network import FIND_REQUEST_BYTES, KAD_K, PEER_BYTES, Bytes, Member, Network, record_of
+from p2pe_sim.dht.network import FIND_REQUEST_BYTES, PEER_BYTES, Bytes, Member, Network, record_of
 
 JOIN_SECONDS = 900.0  # in which the network grows to its size
 UPKEEP_SECONDS = 300.0  # between two looks at a table (five of the driver's, taken together)
@@ -113,7 +114,7 @@ def churn(network: Network, seeds: list[Member], per_hour: float, until: float) 
     """Servers leave without a word and are replaced by new ones, `per_hour` of the network an hour."""
     replaced = [0]
     look = network.started_upkeep  # type: ignore[attr-defined]
-    honest_seeds = set(id(seed) for seed in seeds)
+    honest_seeds = {id(seed) for seed in seeds}
 
     def replace() -> None:
         rate = per_hour * len(network.servers) / 3600.0
@@ -213,7 +214,7 @@ def under_churn(
         sum(n.peer_id not in network.members for n in m.table.nodes()) / max(1, len(m.table))
         for m in network.servers[:500]
     ]
-    hourly = sorted(m.bytes.total / (network.heap.now / 3600) for m in network.servers[:500])
+    hourly = sorted(m.traffic.total / (network.heap.now / 3600) for m in network.servers[:500])
     return {
         "nodes": nodes,
         "hours": hours,
@@ -283,7 +284,7 @@ def idle_client(*, nodes: int, contacts: int, hours: int, seed: int, churn_per_h
     churn(network, seeds, churn_per_hour, end)
     client = client_of(network, seeds)
     network.heap.run(start + 30.0)
-    client.bytes = Bytes()
+    client.traffic = Bytes()
     remembered: dict[bytes, tuple[float, tuple[Node, ...]]] = {}
     lookups = [0]
 
@@ -316,9 +317,9 @@ def idle_client(*, nodes: int, contacts: int, hours: int, seed: int, churn_per_h
     days = hours / 24
     return {
         "nodes": nodes, "contacts": contacts, "hours": hours, "churn_per_hour": churn_per_hour,
-        "megabytes_per_day": round(client.bytes.total / days / 1e6, 1),
-        "connections_per_day": round(client.bytes.connects / days),
-        "requests_per_day": round(client.bytes.requests / days),
+        "megabytes_per_day": round(client.traffic.total / days / 1e6, 1),
+        "connections_per_day": round(client.traffic.connects / days),
+        "requests_per_day": round(client.traffic.requests / days),
         "lookups_per_day": round(lookups[0] / days),
     }  # fmt: skip
 
