@@ -1,0 +1,65 @@
+"""`p2pe-sim`: the command. Each subcommand's module is imported only when it is the one that was asked for."""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib import import_module
+from typing import Final
+
+import typer
+from p2pe.errors import P2peError
+
+EPILOG: Final = (
+    "Exit codes: 0 passed, 1 an invariant was broken, 2 wrong usage or the simulator failed, "
+    "3 not deterministic, 4 nothing was tested, 5 the time budget ran out."
+)
+FAILED: Final = 2
+MODULES: Final[dict[str, str]] = {}
+"""Subcommand -> module with a dict COMMANDS: name -> function or typer.Typer."""
+
+
+def make_app(wanted: str | None = None) -> typer.Typer:
+    """The command line. With `wanted`, only that command is loaded."""
+    app = typer.Typer(
+        name="p2pe-sim",
+        help=(
+            "Simulated worlds of p2pe nodes, from a seed: the real node on a virtual network and clock.\n\n"
+            "A first look:  p2pe-sim list;  p2pe-sim run home-users --seed 1;  p2pe-sim sweep home-users --seeds 200."
+        ),
+        epilog=EPILOG,
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(_root)
+    for name, module in MODULES.items():
+        if wanted not in MODULES or name == wanted:
+            command = import_module(module).COMMANDS[name]
+            if isinstance(command, typer.Typer):
+                app.add_typer(command, name=name)
+            else:
+                app.command(name)(command)
+    return app
+
+
+def _root() -> None:
+    pass
+
+
+def main() -> None:
+    """The entry point: runs a command; failures become one line on standard error and an exit code."""
+    arguments = sys.argv[1:]
+    completing = "_P2PE_SIM_COMPLETE" in os.environ
+    try:
+        make_app(arguments[0] if arguments and not completing else None)(prog_name="p2pe-sim")
+    except P2peError as error:
+        print(f"p2pe-sim: {error}", file=sys.stderr)
+        sys.exit(FAILED)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()
