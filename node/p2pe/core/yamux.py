@@ -14,7 +14,9 @@ Deliberate choices where the specification is silent:
 - streams beyond the cap are refused with RST; frames for streams that are gone are swallowed, as they may have met
   our RST on the way;
 - what arrives for a stream that was closed here is discarded and answered by RST, after our own data and FIN;
-- RST after FIN leaves what was received before readable, RST alone drops it.
+- RST after FIN leaves what was received before readable, RST alone drops it;
+- FIN goes out in a frame of its own: js-libp2p's muxer takes a data frame's FIN before its data and drops those
+  (docs/decisions/0300).
 
 The caller feeds bytes with `receive`, acts through the other methods, and drains frames with `take_output`. The events
 only say which streams to look at: the state is in the `StreamState` objects, so nothing is lost when it runs ahead.
@@ -359,8 +361,11 @@ class YamuxMachine:
             is_last = stream.fin_wanted and count == stream.pending_bytes
             if not (count or is_last):
                 continue
-            parts.append(HEADER.pack(0, DATA, FIN if is_last else 0, stream.id, count))
-            stream.take(count, parts)
+            if count:
+                parts.append(HEADER.pack(0, DATA, 0, stream.id, count))
+                stream.take(count, parts)
+            if is_last:
+                parts.append(HEADER.pack(0, WINDOW_UPDATE, FIN, stream.id, 0))
             stream.send_window -= count
             size += count + HEADER_BYTES
             progressed.append(stream)
