@@ -37,6 +37,7 @@ from p2pe.messaging.expiry import Expiry
 from p2pe.messaging.inbox import Inbox
 from p2pe.messaging.outbox import Outbox
 from p2pe.messaging.receiver import Receiver
+from p2pe.messaging.resend import Resender
 from p2pe.messaging.signals import Signals
 from p2pe.overlay.dht import Dht, open_dht
 from p2pe.overlay.host import OverlayHost, open_host
@@ -126,6 +127,7 @@ async def run_node(
                     couriers=couriers,
                     outbox=Outbox(database, world, signals, couriers, identity.k_msgid),
                     inbox=Inbox(database, world, signals, couriers),
+                    resender=Resender(database, world, signals, couriers, identity.k_msgid),
                 )
                 await nursery.start(supervise, "couriers", partial(couriers.run, connectivity.links))
                 await nursery.start(supervise, "expiry", Expiry(database, world, signals).run)

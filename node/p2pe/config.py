@@ -89,6 +89,20 @@ LOCATOR_ARGON2_BYTES: Final = 64 * MIB  # as much as a small machine can spare f
 MAX_NAME_CHARS: Final = 64
 MAX_CONTACTS: Final = 5_000
 
+# --- the life of an identity (docs/protocol/identity.md) ---
+RECOVER_SECONDS: Final = 30 * 86_400  # a restored node can be found by its identity key so long: contacts on holiday
+RECOVER_LOOK_FIRST: Final = 15.0  # seconds a contact stays unreachable before we look under its identity key; doubles
+RECOVER_LOOK_MAX: Final = 3_600.0  # each look shows its storers that somebody looks for one opaque key of the day
+RECOVER_SWEEP: Final = 6 * 3_600.0  # seconds between looks for contacts to whom nobody writes: 120 within 30 days
+RECOVER_SWEEP_AFTER: Final = 86_400  # seconds unseen before a sweep looks for somebody
+RECOVER_LOOKS_AT_ONCE: Final = 4
+RECOVER_WAIT: Final = 600.0  # seconds a contact waits on the line for the restored person's approval
+MAX_RECOVER_WAITING: Final = 16  # contacts waiting so at once; the others come again
+MAX_RECOVER_REQUESTS: Final = 256  # kept for approval, newest first; each took a ticket of our own making
+RECOVER_REQUEST_SECONDS: Final = 30 * 86_400  # then it is forgotten: whoever still wants us comes again
+ROTATE_SECONDS: Final = 30 * 86_400  # a stolen pair secret finds and impersonates nobody for longer
+ROTATE_LOOK: Final = 3_600.0  # seconds between looks at whose secret is due
+
 # --- records in the DHT ---
 MAX_RECORD_BYTES: Final = 1 * KIB
 RECORD_PAYLOAD_BYTES: Final = 512  # one size for all: no telling a node with one address from one with eight

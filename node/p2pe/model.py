@@ -65,7 +65,7 @@ class MessageState(StrEnum):
     READ = "read"
     RETRACTED = "retracted"
     EXPIRED = "expired"
-    HELD_IDENTITY = "held_identity"  # the contact's identity changed; needs an explicit resend
+    HELD_IDENTITY = "held_identity"  # the contact's identity changed, or ours was restored; needs a resend
 
 
 class ReceiptStatus(IntEnum):

@@ -6,6 +6,7 @@ a running node; what isn't running raises NoDaemon, as it would for anybody.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -77,6 +78,7 @@ class Person:
     inside: tuple[str, ...] = ()  # a command prefix, e.g. one that enters a network namespace
     options: tuple[str, ...] = ()  # further options of `p2pe run`
     node: Running | None = None
+    words: str = ""  # the 24 that `p2pe init` showed
 
     def command_line(self, *argv: str) -> list[str]:
         """What to run for `p2pe ARGV...` on this home."""
@@ -96,7 +98,16 @@ class Person:
         return done
 
     def init(self) -> None:
-        self.command("init", "--json")
+        self.words = json.loads(self.command("init", "--json").stdout)["words"]
+
+    def reinstall(self, backup: Path | None = None, *options: str) -> Person:
+        """The same person on an empty machine, restored from a backup file or from the words alone; not started."""
+        assert self.node is None, f"{self.name}'s node still runs"
+        home = self.home.with_name(f"{self.home.name}-again")
+        again = Person(self.name, home, self.world, self.inside, self.options, words=self.words)
+        file = [] if backup is None else [str(backup)]
+        again.command("restore", *file, "--words-file", "-", "--json", *options, stdin=self.words)
+        return again
 
     def launch(self) -> None:
         """Starts the node without waiting for it."""

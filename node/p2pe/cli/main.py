@@ -27,6 +27,10 @@ MODULES = {
     "outbox": "messages",
     "show": "messages",
     "retract": "messages",
+    "backup": "backup",
+    "restore": "backup",
+    "resend": "identity",
+    "forget": "identity",
 }
 
 

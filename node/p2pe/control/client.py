@@ -154,6 +154,11 @@ class Client:
         answer = self._call("POST", "/v1/messages/batch", {"messages": list(messages)}, patience=ANSWER_TIMEOUT * 2)
         return cast("AcceptedAnswer", answer)["ids"]
 
+    def resend(self, contact: str, to: str | None = None) -> list[str]:
+        """Sends what is held for a contact, to it or to the one that it has become. Returns the ids."""
+        answer = self._call("POST", "/v1/resend", _given({"contact": contact, "to": to}))
+        return cast("AcceptedAnswer", answer)["ids"]
+
     def message(self, id_or_prefix: str, *, wait: str | None = None, timeout: float = 0.0) -> OutgoingShape:
         """With `wait` (a state), rests until the message is at least that far; TimedOut after `timeout` seconds."""
         query = _query({"wait": wait, "timeout": timeout if wait else None})

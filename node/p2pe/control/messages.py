@@ -10,7 +10,7 @@ from fastapi.responses import JSONResponse
 from p2pe.config import API_MAX_WAIT, API_PAGE
 from p2pe.control import present
 from p2pe.control.failures import while_connected
-from p2pe.control.schemas import BatchBody, MarkReadBody, SendBody
+from p2pe.control.schemas import BatchBody, MarkReadBody, ResendBody, SendBody
 from p2pe.control.services import Services
 from p2pe.control.shapes import AcceptedAnswer, InboxAnswer, MarkedAnswer, OutboxAnswer, OutgoingShape
 from p2pe.errors import UsageError
@@ -41,6 +41,12 @@ def messages_router(services: Services) -> APIRouter:
         """Many at once: all are durably committed, in this order, or none."""
         messages = await outbox.send_many([_request(each) for each in body.messages])
         return JSONResponse({"ids": [each.id.hex() for each in messages]}, status_code=201)
+
+    @routes.post("/resend", response_model=AcceptedAnswer)
+    async def resend(body: ResendBody) -> Response:
+        """Sends what is held for a contact, to it or to the contact that it has become. Answers with the ids."""
+        resent = await services.resender.resend(body.contact, body.to)
+        return JSONResponse({"ids": [each.hex() for each in resent.ids]})
 
     @routes.get("/messages/{identifier}", response_model=OutgoingShape)
     async def show(

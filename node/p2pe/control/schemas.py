@@ -22,6 +22,11 @@ class SendBody(_Request):
     reply_to: MessageIdText | None = None
 
 
+class ResendBody(_Request):
+    contact: str = Field(description="Whose messages are held.")
+    to: str | None = Field(default=None, description="The contact that it has become; else the same.")
+
+
 class BatchBody(_Request):
     messages: Annotated[list[SendBody], Field(min_length=1, max_length=API_MAX_BATCH)]
 

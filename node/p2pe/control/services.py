@@ -12,6 +12,7 @@ from p2pe.control.shapes import OverlayShape
 from p2pe.messaging.courier import Couriers
 from p2pe.messaging.inbox import Inbox
 from p2pe.messaging.outbox import Outbox
+from p2pe.messaging.resend import Resender
 from p2pe.model import IdentityKey, Millis
 
 
@@ -33,3 +34,4 @@ class Services:
     couriers: Couriers
     outbox: Outbox
     inbox: Inbox
+    resender: Resender

@@ -37,7 +37,9 @@ class Event(StrEnum):
     RECEIPT_RETRACTED = "receipt_retracted"
     RETRACT = "retract"  # its writer takes it back
     EXPIRE = "expire"
-    HOLD = "hold"  # the contact's identity changed
+    HOLD = "hold"  # the contact's identity changed, or ours was restored from a backup
+    RELEASE = "release"  # its writer lets it go after all; it may have left before
+    RELEASE_UNSENT = "release_unsent"  # the same, and it has never left
 
 
 _QUEUED, _OFFERED, _HELD = MessageState.QUEUED, MessageState.OFFERED, MessageState.HELD_IDENTITY
@@ -54,6 +56,8 @@ TRANSITIONS: Final[dict[Event, tuple[tuple[MessageState, ...], MessageState]]] =
     Event.RETRACT: ((_QUEUED, _OFFERED, _HELD, _DELIVERED, _READ), _RETRACTED),
     Event.EXPIRE: ((_DELIVERED, _READ), _EXPIRED),
     Event.HOLD: ((_QUEUED, _OFFERED), _HELD),
+    Event.RELEASE: ((_HELD,), _OFFERED),
+    Event.RELEASE_UNSENT: ((_HELD,), _QUEUED),
 }
 
 RECEIPT_EVENTS: Final = {
@@ -101,6 +105,8 @@ class Reason(StrEnum):
     ERASED_UNSENT = "erased_unsent"  # RETRACTED: it had never left
     RETRACTING = "retracting"  # RETRACTED: a retraction is owed to the recipient until it answers
     RETRACTED_THERE = "retracted_there"  # RETRACTED: the recipient's node says it's gone there as well
+    RESENT = "resent"  # RETRACTED: it was resent to another contact instead
+    RESTORED = "restored"  # HELD_IDENTITY: it waited in a backup; what became of it since isn't known
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,11 +135,17 @@ def explain(state: MessageState, reason: str, name: str, attempts: int, situatio
         case MessageState.EXPIRED:
             return "it has expired, as you asked; its text is erased here and there"
         case MessageState.HELD_IDENTITY:
+            if reason == Reason.RESTORED:
+                return (
+                    "it waited in the backup that you restored, and may have been sent or taken back since; "
+                    f"`p2pe resend {name}` sends it ({name} will see it once), `p2pe retract` erases it"
+                )
             return f"{name}'s identity has changed; it's held until you resend it to the new one"
         case _:
             return {
                 Reason.ERASED_UNSENT.value: "you took it back before it had left; its text is erased",
                 Reason.RETRACTING.value: f"you took it back; {name}'s node hasn't confirmed that it's erased there",
+                Reason.RESENT.value: f"you resent it to another contact; nothing more is sent to {name}",
                 Reason.RETRACTED_THERE.value: f"you took it back; it's erased here and on {name}'s node",
             }.get(reason, "you took it back; its text is erased")
 

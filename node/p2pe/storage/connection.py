@@ -32,7 +32,7 @@ def connect(
     if key is not None and len(key) != KEY_BYTES:
         raise ValueError(f"a database key has {KEY_BYTES} bytes, not {len(key)}")
     if vfs is None and str(path) != ":memory:" and not reader:
-        _create_private(Path(path))
+        create_private(Path(path))
     connection = apsw.Connection(str(path), vfs=vfs)
     try:
         _configure(connection, key, exclusive=exclusive, reader=reader)
@@ -42,7 +42,7 @@ def connect(
     return connection
 
 
-def _create_private(path: Path) -> None:
+def create_private(path: Path) -> None:
     """Makes the file with mode 0600 before SQLite does with 0644; SQLite gives its log the same mode."""
     try:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))

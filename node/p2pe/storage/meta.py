@@ -7,6 +7,7 @@ from p2pe.storage.migrations import Tx
 STREAM_ID = "stream_id"  # 16 bytes: this installation's sending order; see docs/protocol.md "Order"
 CREATED_AT = "created_at"
 RESTORED_AT = "restored_at"
+RECOVER_UNTIL = "recover_until"  # Unix milliseconds: until then contacts find us by our identity key as well
 
 
 def get(tx: Tx, key: str) -> bytes | None:
