@@ -42,6 +42,10 @@ class Node:
     def info(self) -> PeerInfo:
         return PeerInfo(self.peer_id, self.addresses)
 
+    def groups_apart(self, other: Node) -> bool:
+        """Whether the two share no network."""
+        return not any(group in other.groups for group in self.groups)
+
 
 def location_of(wire_key: bytes) -> int:
     """The location of a peer id or of a key as it stands in a message."""

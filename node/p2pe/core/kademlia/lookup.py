@@ -70,6 +70,7 @@ class _Path:
     candidates: list[Candidate]  # by distance
     known: set[PeerId]
     in_flight: int = 0
+    pending: Candidate | bool | None = None  # what `_pending` said last; None once that may have changed
 
 
 class Lookup:
@@ -98,8 +99,9 @@ class Lookup:
         self._alpha = max(1, alpha * paths // width)
         # Together the paths answer for half as many again as asked for: some of the nearest are claimed by one path
         # and known to another only, some fail later.
-        self._width = max(2, -(-count * 2 // width))
+        self._width = max(2, -(-count * 3 // (2 * width)))
         self._asked: dict[PeerId, tuple[Candidate, _Path]] = {}
+        self._awaited: dict[PeerId, tuple[Candidate, _Path]] = {}  # those of `_asked` that may still answer
         self._networks = answer_counter()  # of those asked
         for number, node in enumerate(nearest):
             self._offer(self._paths[number % width], node, 1)
@@ -111,7 +113,7 @@ class Lookup:
     @property
     def finished(self) -> bool:
         """Whether every path has ended. Call `requests` first: it is what notices time-outs."""
-        return self._over or all(self._pending(path) is False for path in self._paths)
+        return self._over or all(self._verdict(path) is False for path in self._paths)
 
     def requests(self, now: float) -> tuple[Node, ...]:
         """Whom to ask now. Each is to be told back by `answered` or `failed`, once."""
@@ -123,16 +125,28 @@ class Lookup:
         while progress:  # a peer to each path in turn: no path may claim all the nearest
             progress = False
             for path in self._paths:
-                candidate = self._pending(path) if path.in_flight < self._alpha else False
+                candidate = self._verdict(path) if path.in_flight < self._alpha else False
                 if isinstance(candidate, bool):
                     continue
-                candidate.stage, candidate.asked_at = Stage.ASKED, now
-                path.in_flight += 1
-                self._asked[candidate.node.peer_id] = candidate, path
-                self._networks.add(candidate.node.groups)
+                self._ask(candidate, path, now)
                 asked.append(candidate.node)
                 progress = True
         return tuple(asked)
+
+    def _ask(self, candidate: Candidate, path: _Path, now: float) -> None:
+        node = candidate.node
+        candidate.stage, candidate.asked_at = Stage.ASKED, now
+        path.in_flight += 1
+        self._asked[node.peer_id] = self._awaited[node.peer_id] = candidate, path
+        self._networks.add(node.groups)
+        path.pending = None
+        is_last = len(self._asked) >= KAD_LOOKUP_MAX_REQUESTS
+        for other in self._paths:  # what others were about to ask may now be asked, or of a network that is full
+            next_up = other.pending
+            if isinstance(next_up, Candidate) and (
+                is_last or next_up.node.peer_id == node.peer_id or not node.groups_apart(next_up.node)
+            ):
+                other.pending = None
 
     def answered(self, peer_id: PeerId, closer: Sequence[Node], now: float) -> None:
         """`peer_id` named `closer`. What wasn't asked, was told already or comes after the end changes nothing."""
@@ -142,23 +156,29 @@ class Lookup:
         candidate, path = found
         self._timeouts.observed(now - candidate.asked_at)
         self._settle(candidate, path, Stage.ANSWERED)
+        del self._awaited[peer_id]
+        known, asked, depth = path.known, self._asked, candidate.depth + 1
         for node in closer[:KAD_K]:
-            self._offer(path, node, candidate.depth + 1)
+            if node.peer_id not in known and node.peer_id not in asked:
+                self._offer(path, node, depth)
 
     def failed(self, peer_id: PeerId, now: float) -> None:
         """`peer_id` can't be reached or answered nonsense."""
         found = self._asked.get(peer_id)
         if found is not None and found[0].stage in (Stage.ASKED, Stage.SLOW):
             self._settle(found[0], found[1], Stage.FAILED)
+            del self._awaited[peer_id]
 
     def wake_at(self) -> float | None:
         """When a time-out changes something next, if no answer does before; None when nothing is awaited."""
-        times = [
-            candidate.asked_at + (self._timeouts.patience if candidate.stage is Stage.ASKED else self._timeouts.limit)
-            for candidate, _ in self._asked.values()
-            if candidate.stage in (Stage.ASKED, Stage.SLOW)
-        ]
-        return min(min(times), self._deadline) if times else None
+        if not self._awaited:
+            return None
+        patience, limit = self._timeouts.patience, self._timeouts.limit
+        earliest = self._deadline
+        for candidate, _ in self._awaited.values():
+            at = candidate.asked_at + (patience if candidate.stage is Stage.ASKED else limit)
+            earliest = min(earliest, at)
+        return earliest
 
     def closest(self, count: int = KAD_STORE_COUNT) -> tuple[Node, ...]:
         """The nearest peers that answered, nearest first, whichever path found them."""
@@ -203,6 +223,13 @@ class Lookup:
             path.known.discard(farthest.node.peer_id)
         path.known.add(peer_id)
         insort(path.candidates, Candidate(node, distance, depth))
+        path.pending = None
+
+    def _verdict(self, path: _Path) -> Candidate | bool:
+        """`_pending`, worked out anew only after something changed."""
+        if path.pending is None:
+            path.pending = self._pending(path)
+        return path.pending
 
     def _pending(self, path: _Path) -> Candidate | bool:
         """What keeps a path from its end: the nearest candidate it still has to ask, or True when it only has to
@@ -231,16 +258,17 @@ class Lookup:
         if candidate.stage is Stage.ASKED:
             path.in_flight -= 1
         candidate.stage = stage
+        path.pending = None
 
     def _expire(self, now: float) -> None:
         patience, limit = self._timeouts.patience, self._timeouts.limit
-        for candidate, path in self._asked.values():
+        given_up = []
+        for peer_id, (candidate, path) in self._awaited.items():
             if candidate.stage is Stage.ASKED and now >= candidate.asked_at + patience:
                 self._settle(candidate, path, Stage.SLOW)
-            if candidate.stage is Stage.SLOW and now >= candidate.asked_at + limit:
-                candidate.stage = Stage.FAILED
-        if now >= self._deadline:
-            self._over = True
-            for candidate, path in self._asked.values():
-                if candidate.stage in (Stage.ASKED, Stage.SLOW):
-                    self._settle(candidate, path, Stage.FAILED)
+            if now >= candidate.asked_at + limit or now >= self._deadline:
+                self._settle(candidate, path, Stage.FAILED)
+                given_up.append(peer_id)
+        for peer_id in given_up:
+            del self._awaited[peer_id]
+        self._over = self._over or now >= self._deadline

@@ -14,7 +14,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
-from itertools import chain
 
 from p2pe.config import KAD_K, KAD_MAX_FAILURES
 from p2pe.core.kademlia.diversity import GroupCounter, bucket_counter, table_counter
@@ -41,13 +40,20 @@ class Entry:
 class Bucket:
     """At most k entries and k waiting, oldest first."""
 
-    __slots__ = ("entries", "groups", "touched_at", "waiting")
+    __slots__ = ("entries", "groups", "healthy", "touched_at", "waiting")
 
     def __init__(self) -> None:
         self.entries: dict[PeerId, Entry] = {}
         self.waiting: dict[PeerId, Node] = {}
         self.groups: GroupCounter = bucket_counter()
         self.touched_at = float("-inf")  # the last answer from, or lookup into, this bucket
+        self.healthy: list[Node] | None = None  # nodes of the entries without failures; None: count anew
+
+    def nodes(self) -> list[Node]:
+        """The healthy ones."""
+        if self.healthy is None:
+            self.healthy = [entry.node for entry in self.entries.values() if not entry.failures]
+        return self.healthy
 
 
 class RoutingTable:
@@ -81,11 +87,11 @@ class RoutingTable:
     @property
     def has_healthy(self) -> bool:
         """Whether there is anybody to ask."""
-        return any(not entry.failures for _, bucket in self.buckets() for entry in bucket.entries.values())
+        return any(bucket.nodes() for _, bucket in self.buckets())
 
     def nodes(self) -> list[Node]:
         """All healthy peers."""
-        return [entry.node for _, bucket in self.buckets() for entry in bucket.entries.values() if not entry.failures]
+        return [node for _, bucket in self.buckets() for node in bucket.nodes()]
 
     def entry(self, node_location: int, peer_id: PeerId) -> Entry | None:
         bucket = self._buckets[self.bucket_index(node_location)]
@@ -110,6 +116,8 @@ class RoutingTable:
         bucket.touched_at = now
         known = bucket.entries.get(node.peer_id)
         if known is not None:
+            if known.failures or known.node is not node:
+                bucket.healthy = None
             known.seen_at, known.failures = now, 0
             if known.node.groups == node.groups:
                 known.node = node  # its addresses may have changed, not its network: that was counted
@@ -135,6 +143,7 @@ class RoutingTable:
         if entry is None:
             return
         entry.failures += 1
+        bucket.healthy = None
         if bucket.waiting or entry.failures >= KAD_MAX_FAILURES:
             self.remove(entry.node)
             self._promote(bucket, now)
@@ -147,22 +156,32 @@ class RoutingTable:
         bucket.waiting.pop(node.peer_id, None)
         entry = bucket.entries.pop(node.peer_id, None)
         if entry is not None:
+            bucket.healthy = None
             bucket.groups.remove(entry.node.groups)
             self._groups.remove(entry.node.groups)
             self._size -= 1
 
     def closest(self, target: int, count: int = KAD_K, *, exclude: PeerId | None = None) -> list[Node]:
         """The `count` healthy peers nearest to `target`, nearest first."""
-        index = self.bucket_index(target)
+        index, deepest, buckets = self.bucket_index(target), self._deepest, self._buckets
+        wanted = count if exclude is None else count + 1
         found: list[Node] = []
-        self._collect((index,), found, exclude)
-        if len(found) < count:  # all deeper buckets are equally near: they share exactly `index` bits with the target
-            self._collect(range(index + 1, self._deepest + 1), found, exclude)
-        for nearer in range(min(index, self._deepest + 1) - 1, -1, -1):
-            if len(found) >= count:
-                break
-            self._collect((nearer,), found, exclude)
+        bucket = buckets[index]
+        if bucket is not None:
+            found += bucket.nodes()
+        if len(found) < wanted:  # all deeper buckets are equally near: they share exactly `index` bits with the target
+            for bucket in buckets[index + 1 : deepest + 1]:
+                if bucket is not None:
+                    found += bucket.nodes()
+        nearer = min(index, deepest + 1)
+        while len(found) < wanted and nearer > 0:
+            nearer -= 1
+            bucket = buckets[nearer]
+            if bucket is not None:
+                found += bucket.nodes()
         found.sort(key=lambda node: node.location ^ target)
+        if exclude is not None:
+            found = [node for node in found[:wanted] if node.peer_id != exclude]
         return found[:count]
 
     def due_for_check(self, now: float, unseen_for: float) -> list[Node]:
@@ -194,7 +213,7 @@ class RoutingTable:
         beyond = 0
         for index in range(self._deepest, -1, -1):
             bucket = self._buckets[index]
-            here = 0 if bucket is None else sum(not entry.failures for entry in bucket.entries.values())
+            here = 0 if bucket is None else len(bucket.nodes())
             if here < least <= beyond:
                 thin.append(index)
             beyond += here
@@ -217,6 +236,7 @@ class RoutingTable:
     def _insert(self, bucket: Bucket, node: Node, now: float) -> None:
         bucket.waiting.pop(node.peer_id, None)
         bucket.entries[node.peer_id] = Entry(node, now)
+        bucket.healthy = None
         bucket.groups.add(node.groups)
         self._groups.add(node.groups)
         self._size += 1
@@ -227,9 +247,3 @@ class RoutingTable:
             if bucket.groups.admits(node.groups) and self._groups.admits(node.groups):
                 self._insert(bucket, node, now)
                 return
-
-    def _collect(self, indices: range | tuple[int, ...], into: list[Node], exclude: PeerId | None) -> None:
-        used = [b for b in (self._buckets[i] for i in indices if i <= self._deepest) if b is not None]
-        for entry in chain.from_iterable(bucket.entries.values() for bucket in used):
-            if not entry.failures and entry.node.peer_id != exclude:
-                into.append(entry.node)
