@@ -15,7 +15,9 @@ EPILOG: Final = (
     "3 not deterministic, 4 nothing was tested, 5 the time budget ran out."
 )
 FAILED: Final = 2
-MODULES: Final[dict[str, str]] = {}
+MODULES: Final[dict[str, str]] = {
+    "dht": "p2pe_sim.dht.command",
+}
 """Subcommand -> module with a dict COMMANDS: name -> function or typer.Typer."""
 
 

@@ -105,6 +105,7 @@ class Network:
         self.servers: list[Member] = []  # alive ones, in no order
         self._places: dict[PeerId, int] = {}
         self.sybils: list[Node] = []
+        self._fellows: dict[int, list[Node]] = {}  # target -> Sybils nearest to it
         self._ids = count()
         self.lookups = 0
 
@@ -123,6 +124,7 @@ class Network:
             self.servers.append(member)
         if sybil:
             self.sybils.append(node)
+            self._fellows.clear()
         return member
 
     def remove(self, member: Member) -> None:
@@ -134,6 +136,9 @@ class Network:
         if last is not member:
             self.servers[place] = last
             self._places[last.node.peer_id] = place
+        if member.is_sybil:
+            self.sybils.remove(member.node)
+            self._fellows.clear()
 
     def join(self, member: Member, seeds: Sequence[Member], done: Callable[[], None] = lambda: None) -> None:
         """Asks a seed, then looks itself up: what overlay/kad_upkeep.py does."""
@@ -143,7 +148,7 @@ class Network:
 
         def fill(buckets: list[int] | None) -> None:
             thin = member.table.thin_buckets(KAD_BUCKET_ENOUGH) if buckets is None else buckets
-            if not thin or not member.is_server:
+            if not thin or not member.is_server or member.is_sybil:
                 done()
                 return
             key = self._key_in(member.node.location, thin[0])
@@ -221,7 +226,9 @@ class Network:
         return server.table.closest(target, KAD_K, exclude=asker.peer_id)
 
     def _nearest_sybils(self, target: int) -> list[Node]:
-        return heapq.nsmallest(KAD_K, self.sybils, key=lambda node: node.location ^ target)
+        if target not in self._fellows:
+            self._fellows[target] = heapq.nsmallest(KAD_K, self.sybils, key=lambda node: node.location ^ target)
+        return self._fellows[target]
 
     def lookup(
         self,

@@ -10,6 +10,7 @@ from typing import Any
 
 from p2pe.config import (
     KAD_CHECKS_AT_ONCE,
+    KAD_DISJOINT_PATHS,
     KAD_K,
     KAD_SERVER_CHECK,
     KAD_STORER_CACHE_SECONDS,
@@ -24,12 +25,21 @@ from p2pe_sim.dht.network import FIND_REQUEST_BYTES, PEER_BYTES, Bytes, Member, 
 JOIN_SECONDS = 900.0  # in which the network grows to its size
 UPKEEP_SECONDS = 300.0  # between two looks at a table (five of the driver's, taken together)
 SEEDS = 4  # bootstrap nodes
+PUBLISH_WINDOW = 60.0  # in which all records are published, each hour
 
 Progress = Callable[[str, float], None]  # what is under way, and how much of it is done (0..1)
 
 
 def quiet(what: str, done: float) -> None:
     """Shows nothing."""
+
+
+@dataclass(slots=True)
+class World:
+    """A grown network and its bootstrap nodes."""
+
+    network: Network
+    seeds: list[Member]
 
 
 @dataclass(slots=True)
@@ -178,7 +188,25 @@ def under_churn(
     seed: int,
     progress: Progress = quiet,
 ) -> dict[str, Any]:
-    """Records published once at the start, looked up all through the time; so ages are those of hourly refreshing."""
+    """`churning_world`, its result alone."""
+    return churning_world(
+        nodes=nodes, hours=hours, churn_per_hour=churn_per_hour, records=records, lookups=lookups, seed=seed,
+        progress=progress,
+    )[1]  # fmt: skip
+
+
+def churning_world(
+    *,
+    nodes: int,
+    hours: float,
+    churn_per_hour: float,
+    records: int,
+    lookups: int,
+    seed: int,
+    progress: Progress = quiet,
+) -> tuple[World, dict[str, Any]]:
+    """Records published at the start and about hourly after it, looked up all through the time; so their ages are
+    those of the real refreshing. Gives the world as well: an attack on it may follow."""
     began = time.process_time()
     network = Network(seed)
     seeds = grow(network, nodes, progress)
@@ -189,33 +217,18 @@ def under_churn(
     replaced = churn(network, seeds, churn_per_hour, end)
     clients = [client_of(network, seeds) for _ in range(50)]
     known = [record_of(network.random) for _ in range(records)]
-
-    def publish_all_in(window: float, at: float) -> None:
-        for key, wire_key, target in known:
-            publisher = network.random.choice(clients)
-            when = at + network.random.random() * window
-            network.heap.at(when, lambda p=publisher, k=key, w=wire_key, t=target: publish(network, p, k, w, t))  # type: ignore[misc]
-
-    window = 60.0
-    for hour in range(max(1, -(-int(hours * 3600) // RECORD_REFRESH))):
-        publish_all_in(window, start + 10.0 + hour * RECORD_REFRESH)
+    _publish_hourly(network, clients, known, start, end)
     outcome = Outcome()
-    first = start + 10.0 + window + 30.0
+    first = start + PUBLISH_WINDOW + 40.0
     for number in range(lookups):
         at = first + (end - first - 30.0) * number / lookups
         reader, (key, wire_key, target) = network.random.choice(clients), network.random.choice(known)
         network.heap.at(at, lambda r=reader, k=key, w=wire_key, t=target: seek(network, r, k, w, t, outcome))  # type: ignore[misc]
     for step in range(1, 61):
         network.heap.run(start + (end - start) * step / 60)
-        progress("one hour" if hours == 1 else f"{hours} hours", step / 60)
+        progress("churning", step / 60)
     network.heap.run(end + 30.0)
-    tables = [len(member.table) for member in network.servers[:500]]
-    dead = [
-        sum(n.peer_id not in network.members for n in m.table.nodes()) / max(1, len(m.table))
-        for m in network.servers[:500]
-    ]
-    hourly = sorted(m.traffic.total / (network.heap.now / 3600) for m in network.servers[:500])
-    return {
+    return World(network, seeds), {
         "nodes": nodes,
         "hours": hours,
         "churn_per_hour": churn_per_hour,
@@ -223,9 +236,7 @@ def under_churn(
         **outcome.as_dict(),
         "seconds": outcome.seconds,
         "rounds": outcome.rounds,
-        "median_table": median(tables),
-        "dead_in_tables": round(sum(dead) / len(dead), 4),
-        "median_server_bytes_per_hour": round(hourly[len(hourly) // 2]),
+        **_health_of(network),
         "events": network.heap.events,
         "core_lookups": network.lookups,
         "cpu_seconds_joining": round(joined - began, 1),
@@ -233,44 +244,98 @@ def under_churn(
     }
 
 
-def under_sybils(
-    *, nodes: int, share: float, placement: str, networks: int | None, paths: int, victims: int, seed: int,
-    progress: Progress = quiet,
-) -> dict[str, Any]:  # fmt: skip
-    """`share` of all nodes are hostile: they name only each other and keep records to themselves.
+def _publish_hourly(
+    network: Network, clients: list[Member], known: list[tuple[bytes, bytes, int]], start: float, end: float
+) -> None:
+    hours = max(1, -(-int(end - start) // RECORD_REFRESH))
+    for hour in range(hours):
+        for key, wire_key, target in known:
+            publisher = network.random.choice(clients)
+            when = start + 10.0 + hour * RECORD_REFRESH + network.random.random() * PUBLISH_WINDOW
+            network.heap.at(when, lambda p=publisher, k=key, w=wire_key, t=target: publish(network, p, k, w, t))  # type: ignore[misc]
 
-    `placement` "spread": ids at random. "targeted": the attacker knows the victims' keys beforehand and grinds ids
-    that lie nearer to them than any honest node, the same number for each. `networks`: in how many /24 they sit;
-    None = each in its own.
-    """
-    network = Network(seed, paths)
-    hostile = int(nodes * share)
-    seeds = grow(network, nodes - hostile, progress)
+
+def _health_of(network: Network) -> dict[str, Any]:
+    sample = network.servers[:500]
+    dead = [sum(n.peer_id not in network.members for n in m.table.nodes()) / max(1, len(m.table)) for m in sample]
+    hourly = sorted(m.traffic.total / (network.heap.now / 3600) for m in sample)
+    return {
+        "median_table": median(len(member.table) for member in sample),
+        "dead_in_tables": round(sum(dead) / len(dead), 4),
+        "median_server_bytes_per_hour": round(hourly[len(hourly) // 2]),
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """How an attacker spreads his Sybils. `aimed`: he knows the victims' keys beforehand and grinds ids that lie
+    nearer to them than any honest node, the same number for each; else at random. `networks`: in how many /24 they
+    sit; None = each in its own."""
+
+    name: str
+    aimed: bool
+    networks: int | None
+
+
+PLACEMENTS = (
+    Placement("at random, each in its own /24", False, None),
+    Placement("aimed, all in 4 /24s", True, 4),
+    Placement("aimed, all in 16 /24s", True, 16),
+    Placement("aimed, each in its own /24", True, None),
+)
+
+
+def under_sybils(
+    world: World, *, share: float, placement: Placement, victims: int, progress: Progress = quiet
+) -> list[dict[str, Any]]:
+    """Adds Sybils until they are `share` of all servers: they name only each other and keep records to themselves.
+    Then every one of `victims` records is published and looked up twice: over disjoint paths, and over one path. The
+    Sybils leave afterwards, and are forgotten."""
+    network, seeds = world.network, world.seeds
+    hostile = round(len(network.servers) * share / (1 - share))
+    victims = max(1, min(victims, hostile // KAD_K))  # enough Sybils for each, if they are aimed
     known = [record_of(network.random) for _ in range(victims)]
-    subnets = [network.random.randbytes(3) for _ in range(networks)] if networks else None
+    subnets = [network.random.randbytes(3) for _ in range(placement.networks or 0)]
+    sybils = []
     for number in range(hostile):
-        location = None
-        if placement == "targeted":
-            location = known[number % victims][2] ^ network.random.getrandbits(236)
+        location = known[number % victims][2] ^ network.random.getrandbits(236) if placement.aimed else None
         subnet = subnets[number % len(subnets)] if subnets else None
         member = network.add(sybil=True, location=location, network=subnet)
+        sybils.append(member)
         network.heap.after(300.0 * number / hostile, lambda m=member: network.join(m, seeds[:2]))  # type: ignore[misc]
     network.heap.run(network.heap.now + 330.0)
     clients = [client_of(network, seeds) for _ in range(20)]
     network.heap.run(network.heap.now + 30.0)
-    for key, wire_key, target in known:
-        publish(network, network.random.choice(clients), key, wire_key, target)
-        network.heap.run(network.heap.now + 1.0)
-    network.heap.run(network.heap.now + 60.0)
-    outcome = Outcome()
-    for key, wire_key, target in known * 2:
-        seek(network, network.random.choice(clients), key, wire_key, target, outcome)
-        network.heap.run(network.heap.now + 1.0)
-    network.heap.run(network.heap.now + 60.0)
-    return {
-        "nodes": nodes, "sybils": hostile, "placement": placement, "networks": networks, "paths": paths,
-        **outcome.as_dict(),
-    }  # fmt: skip
+    found = []
+    for paths in (KAD_DISJOINT_PATHS, 1):
+        network.paths = paths
+        outcome = Outcome()
+        for done, (key, wire_key, target) in enumerate(known):
+            publish(network, network.random.choice(clients), key, wire_key, target)
+            network.heap.run(network.heap.now + 15.0)
+            for _ in range(2):
+                seek(network, network.random.choice(clients), key, wire_key, target, outcome)
+            network.heap.run(network.heap.now + 15.0)
+            progress(f"Sybils {placement.name}", (done + 1 + victims * (paths == 1)) / (2 * victims))
+        found.append({
+            "servers": len(network.servers), "sybils": hostile, "placement": placement.name, "paths": paths,
+            **outcome.as_dict(),
+        })  # fmt: skip
+        for member in network.servers:
+            member.store = None  # the same keys again, over other paths
+    network.paths = KAD_DISJOINT_PATHS
+    for member in sybils:
+        network.remove(member)
+    forget_the_dead(network)
+    return found
+
+
+def forget_the_dead(network: Network) -> None:
+    """As if every server had asked its whole table round."""
+    for member in network.servers:
+        for node in member.table.nodes():
+            if node.peer_id not in network.members:
+                member.table.remove(node)
 
 
 def idle_client(*, nodes: int, contacts: int, hours: int, seed: int, churn_per_hour: float = 0.3) -> dict[str, Any]:

@@ -36,7 +36,7 @@ from p2pe.config import (
     KAD_STORE_COUNT,
 )
 from p2pe.core.kademlia.diversity import answer_counter, diverse
-from p2pe.core.kademlia.keyspace import Node
+from p2pe.core.kademlia.keyspace import LOCATION_BITS, Node
 from p2pe.core.kademlia.timeouts import Timeouts
 from p2pe.model import PeerId
 
@@ -97,12 +97,12 @@ class Lookup:
         width = max(1, min(paths, len(nearest)))
         self._paths = [_Path([], set()) for _ in range(width)]
         self._alpha = max(1, alpha * paths // width)
-        # Together the paths answer for half as many again as asked for: some of the nearest are claimed by one path
-        # and known to another only, some fail later.
-        self._width = max(2, -(-count * 3 // (2 * width)))
+        self._width = max(2, -(-count // width))
         self._asked: dict[PeerId, tuple[Candidate, _Path]] = {}
         self._awaited: dict[PeerId, tuple[Candidate, _Path]] = {}  # those of `_asked` that may still answer
         self._networks = answer_counter()  # of those asked
+        self._count = count
+        self._answers: list[int] = []  # distances of those that answered, nearest first
         for number, node in enumerate(nearest):
             self._offer(self._paths[number % width], node, 1)
 
@@ -157,6 +157,10 @@ class Lookup:
         self._timeouts.observed(now - candidate.asked_at)
         self._settle(candidate, path, Stage.ANSWERED)
         del self._awaited[peer_id]
+        insort(self._answers, candidate.distance)
+        for other in self._paths:
+            if isinstance(other.pending, Candidate) and other.pending.distance >= self._reach:
+                other.pending = None
         known, asked, depth = path.known, self._asked, candidate.depth + 1
         for node in closer[:KAD_K]:
             if node.peer_id not in known and node.peer_id not in asked:
@@ -189,7 +193,7 @@ class Lookup:
         """The peers to store at, or to ask for a record: near ones that answered, nearest first, but from each path
         its equal share first (a path that was led astray can't fill the answer), and not too many of one network."""
         rank: list[tuple[bool, int, Node]] = []
-        share = -(-count // len(self._paths)) if self._paths else 0
+        share = max(1, count // (len(self._paths) + 1))
         for path in self._paths:
             mine = [c for c in path.candidates if c.stage is Stage.ANSWERED and self._is_claimed_by(c, path)]
             rank.extend((place >= share, c.distance, c.node) for place, c in enumerate(mine))
@@ -216,8 +220,8 @@ class Lookup:
             return
         distance = node.location ^ self.target
         if len(path.candidates) >= KAD_PATH_CANDIDATES:
-            farthest = path.candidates[-1]
-            if distance >= farthest.distance or farthest.stage is not Stage.NEW:
+            farthest = path.candidates[-1]  # one that was asked goes as well: `_asked` remembers it
+            if distance >= farthest.distance:
                 return
             path.candidates.pop()
             path.known.discard(farthest.node.peer_id)
@@ -238,12 +242,13 @@ class Lookup:
         ahead = 0
         waits = False
         crowded: Candidate | bool = False
+        width, reach = self._width, self._reach
         for candidate in path.candidates:
+            if ahead >= width and candidate.distance >= reach:
+                return waits
             stage = candidate.stage
             if stage is Stage.ANSWERED:
                 ahead += 1
-                if ahead >= self._width:
-                    return waits
             elif stage is Stage.ASKED:
                 waits = True
             elif stage is Stage.NEW and candidate.node.peer_id not in self._asked:
@@ -252,7 +257,13 @@ class Lookup:
                 if self._networks.admits(candidate.node.groups):
                     return candidate
                 crowded = crowded or candidate
-        return waits or crowded
+        return waits or (crowded if ahead < width else False)
+
+    @property
+    def _reach(self) -> int:
+        """The distance within which nobody may be left unasked: that of the last of the `count` nearest that answered,
+        whichever path found them."""
+        return self._answers[self._count - 1] if len(self._answers) >= self._count else 1 << LOCATION_BITS
 
     def _settle(self, candidate: Candidate, path: _Path, stage: Stage) -> None:
         if candidate.stage is Stage.ASKED:
