@@ -16,6 +16,15 @@ EPILOG: Final = (
 )
 FAILED: Final = 2
 MODULES: Final[dict[str, str]] = {
+    "list": "p2pe_sim.commands.look",
+    "explain": "p2pe_sim.commands.look",
+    "run": "p2pe_sim.commands.run",
+    "sweep": "p2pe_sim.commands.sweep",
+    "merge": "p2pe_sim.commands.sweep",
+    "replay": "p2pe_sim.commands.run",
+    "shrink": "p2pe_sim.commands.shrink",
+    "diff": "p2pe_sim.commands.look",
+    "report": "p2pe_sim.commands.look",
     "dht": "p2pe_sim.dht.command",
 }
 """Subcommand -> module with a dict COMMANDS: name -> function or typer.Typer."""

@@ -127,6 +127,8 @@ class Checks:
     liveness: tuple[Liveness, ...] = ()
     floors: Mapping[str, float] = field(default_factory=dict)  # Result.counts that must be reached, else vacuous
     effects: bool = True  # every fault must show an effect, else vacuous
+    at_least: Mapping[str, float] = field(default_factory=dict)  # Result.counts below it: broken
+    at_most: Mapping[str, float] = field(default_factory=dict)  # Result.counts above it: broken
 
 
 @dataclass(frozen=True, slots=True)

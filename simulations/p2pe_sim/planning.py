@@ -1,0 +1,247 @@
+"""A scenario and a seed become a plan. Pure: the same plan on every machine, whatever PYTHONHASHSEED.
+
+Every node, friendship, sender and fault draws from a random stream of its own, named after it: a scenario that gains
+a node or loses a fault keeps the rest of its worlds as they were.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from random import Random
+from typing import Final, TypeVar
+
+from p2pe_sim.natlab.nat import NatType
+from p2pe_sim.plan import (
+    INSTANT,
+    PARAMETERS,
+    Checks,
+    Fault,
+    FaultKind,
+    Friendship,
+    Liveness,
+    Message,
+    Node,
+    Plan,
+    Role,
+)
+from p2pe_sim.scenario import Churn, FaultRule, Nodes, Range, Scenario
+
+K = TypeVar("K")
+_Drawn = tuple[FaultKind, float, float, tuple[str, ...], dict[str, float]]  # a fault before it has a number
+DOWN: Final = frozenset({FaultKind.STOP, FaultKind.CRASH, FaultKind.CRASH_NO_FLUSH, FaultKind.REINSTALL})
+"""Kinds in which the target's node isn't running from `at` to `until`."""
+UP_AT_LEAST: Final = 5.0  # seconds a node runs between two of its falls, so that each of them is one
+
+
+def stream(scenario: str, seed: int, *names: object) -> Random:
+    """The random stream of one thing in one world."""
+    return Random("/".join(map(str, (scenario, seed, *names))))
+
+
+def plan_of(scenario: Scenario, seed: int) -> Plan:
+    """The world of `seed`."""
+    if scenario.tier == 0:
+        assert scenario.directory is not None
+        return Plan(
+            scenario.name,
+            seed,
+            scenario.directory.hours * 3600.0,
+            nodes=(),
+            checks=_checks(scenario),
+            tier=0,
+            params={name: float(value) for name, value in scenario.directory.model_dump().items()},
+        )
+    return _Planner(scenario, seed).plan()
+
+
+def _between(random: Random, bounds: Range, digits: int = 3) -> float:
+    return round(random.uniform(bounds.low, bounds.high), digits)
+
+
+def _weighed(random: Random, shares: Mapping[K, float]) -> K:
+    """Sorted by name first: a file's order of keys is no part of its meaning."""
+    ordered = sorted(shares, key=str)
+    return random.choices(ordered, [shares[each] for each in ordered])[0]
+
+
+def _checks(scenario: Scenario) -> Checks:
+    check = scenario.check
+    return Checks(
+        safety=check.safety,
+        liveness=tuple(Liveness(name, within) for name, within in check.liveness.items()),
+        floors=dict(check.floors),
+        effects=check.effects,
+        at_least=dict(check.at_least),
+        at_most=dict(check.at_most),
+    )
+
+
+@dataclass
+class _Planner:
+    scenario: Scenario
+    seed: int
+    _down: dict[str, list[tuple[float, float]]] = field(default_factory=dict)  # by node; sorted, disjoint
+
+    def plan(self) -> Plan:
+        nodes = tuple(self._node(group, name) for group in self.scenario.nodes for name in group.names())
+        friendships = self._friendships([node.name for node in nodes if node.role is Role.PERSON])
+        faults = self._faults()
+        return Plan(
+            self.scenario.name,
+            self.seed,
+            self.scenario.duration,
+            nodes,
+            friendships,
+            self._messages(friendships),
+            faults,
+            _checks(self.scenario),
+            self.scenario.tier,
+        )
+
+    def _stream(self, *names: object) -> Random:
+        return stream(self.scenario.name, self.seed, *names)
+
+    @property
+    def _quiet(self) -> float:
+        return self.scenario.duration - self.scenario.settle
+
+    def _node(self, group: Nodes, name: str) -> Node:
+        random, links = self._stream("node", name), self.scenario.links
+        nat: NatType = _weighed(random, group.nat)
+        return Node(
+            name,
+            group.role,
+            nat,
+            latency=_between(random, links.latency, 4),
+            bandwidth=float(round(random.uniform(links.bandwidth.low, links.bandwidth.high))),
+            loss=_between(random, links.loss, 4),
+            clock_skew=_between(random, links.clock_skew),
+            relay=group.relay.value,
+            behaviour=group.behaviour,
+            starts_at=_between(random, group.starts),
+        )
+
+    def _friendships(self, people: list[str]) -> tuple[Friendship, ...]:
+        """Each person draws from those who come later, and those too short of friends then draw from all."""
+        friends = self.scenario.friends
+        wanted = min(friends.each, len(people) - 1)
+        chosen: dict[tuple[str, str], None] = {}
+        degree = dict.fromkeys(people, 0)
+        place = {name: number for number, name in enumerate(people)}
+        for name in people:
+            random = self._stream("friends", name)
+            others = [other for other in people if other != name]
+            random.shuffle(others)
+            others.sort(key=lambda other: degree[other])
+            for other in others:
+                if degree[name] >= wanted:
+                    break
+                pair = (name, other) if place[name] < place[other] else (other, name)
+                if pair not in chosen:
+                    chosen[pair] = None
+                    degree[name] += 1
+                    degree[other] += 1
+        return tuple(
+            Friendship(one, other, self._pairing_at(one, other))
+            for one, other in sorted(chosen, key=lambda pair: (place[pair[0]], place[pair[1]]))
+        )
+
+    def _pairing_at(self, one: str, other: str) -> float | None:
+        friends = self.scenario.friends
+        if friends.pairing == "before":
+            return None
+        return _between(self._stream("pairing", one, other), friends.at)
+
+    def _faults(self) -> tuple[Fault, ...]:
+        drawn: list[_Drawn] = []
+        seen: Counter[FaultKind] = Counter()
+        for rule in self.scenario.faults:
+            seen[rule.kind] += 1
+            for turn in range(rule.repeat):
+                random = self._stream("fault", rule.kind.value, seen[rule.kind], turn)
+                if random.random() < rule.chance and (fault := self._fault(rule, random)):
+                    drawn.append(fault)
+        for number, churn in enumerate(self.scenario.churn):
+            for name in self.scenario.members(churn.who):
+                drawn += self._sessions(churn, name, self._stream("churn", number, name))
+        drawn.sort(key=lambda each: (each[1], each[2], each[0].value, each[3]))
+        return tuple(
+            Fault(f"f{number}", kind, at, until, targets, params)
+            for number, (kind, at, until, targets, params) in enumerate(drawn, 1)
+        )
+
+    def _fault(self, rule: FaultRule, random: Random) -> _Drawn | None:
+        at = _between(random, rule.at)
+        until = at if rule.kind in INSTANT else round(at + _between(random, rule.lasts), 3)
+        everybody = list(self.scenario.members(rule.who))
+        count = len(everybody)
+        if rule.count is not None:
+            count = min(rule.count, count)
+        elif rule.share is not None:
+            count = max(1, round(rule.share * count))
+        targets = sorted(random.sample(everybody, count), key=everybody.index)
+        bounds = {
+            name: rule.params.get(name, Range(low=default, high=default))
+            for name, default in PARAMETERS.get(rule.kind, {}).items()
+        }
+        params = {name: _between(random, bound) for name, bound in bounds.items()}
+        if rule.kind in DOWN:
+            targets = [name for name in targets if self._take_down(name, at, until)]
+        return (rule.kind, at, until, tuple(targets), params) if targets else None
+
+    def _take_down(self, name: str, at: float, until: float) -> bool:
+        """Notes that the node is down; False when it would be down already, or has hardly come back."""
+        spans = self._down.setdefault(name, [])
+        if any(at < end + UP_AT_LEAST and begin < until + UP_AT_LEAST for begin, end in spans):
+            return False
+        spans.append((at, until))
+        spans.sort()
+        return True
+
+    def _sessions(self, churn: Churn, name: str, random: Random) -> list[_Drawn]:
+        ends: list[_Drawn] = []
+        now = _between(random, churn.session) * random.random() + UP_AT_LEAST
+        while True:
+            until = round(now + _between(random, churn.away), 3)
+            kind = FaultKind(_weighed(random, churn.how))
+            if until > self._quiet:
+                return ends
+            if self._take_down(name, now, until):
+                ends.append((kind, round(now, 3), until, (name,), {}))
+            now = round(until + max(UP_AT_LEAST, _between(random, churn.session)), 3)
+
+    def _messages(self, friendships: tuple[Friendship, ...]) -> tuple[Message, ...]:
+        work = self.scenario.workload
+        if work is None:
+            return ()
+        contacts: dict[str, list[tuple[str, float]]] = {}
+        for each in friendships:
+            for one, other in ((each.one, each.other), (each.other, each.one)):
+                contacts.setdefault(one, []).append((other, each.at or 0.0))
+        ends = self._quiet if work.ends is None else min(work.ends, self._quiet)
+        drawn: list[tuple[float, str, str, int]] = []
+        for sender, others in contacts.items():
+            random = self._stream("messages", sender)
+            now = work.begins
+            while (now := now + random.expovariate(work.per_minute / 60.0)) < ends:
+                recipient, since = random.choice(others)
+                size = round(random.uniform(work.size.low, work.size.high))
+                at = max(now, since + 1.0)
+                if random.random() < work.offline_share:
+                    at = self._while_down(random, recipient, at, ends)
+                drawn.append((round(at, 3), sender, recipient, size))
+        drawn.sort()
+        return tuple(
+            Message(f"m{number}", at, sender, recipient, size)
+            for number, (at, sender, recipient, size) in enumerate(drawn, 1)
+        )
+
+    def _while_down(self, random: Random, name: str, otherwise: float, ends: float) -> float:
+        """A moment at which `name`'s node is down, if there is one."""
+        spans = [(begin, min(end, ends)) for begin, end in self._down.get(name, ()) if begin < ends]
+        if not spans:
+            return otherwise
+        begin, end = spans[random.randrange(len(spans))]
+        return random.uniform(begin, end)
