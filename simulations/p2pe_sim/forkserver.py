@@ -20,6 +20,7 @@ import sys
 import time
 import traceback
 from collections import deque
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -82,10 +83,8 @@ class _Server:
         tier = job["plan"].get("tier", 1)
         if tier not in self._prepared:
             self._prepared.add(tier)
-            try:
+            with suppress(Exception):  # each child meets it again, and its result says so
                 prepare(tier)
-            except Exception:  # noqa: BLE001  (said as the result of this job and the next ones, by their own import)
-                traceback.print_exc()
             gc.collect()
             gc.freeze()  # children share these pages: collecting in them must not touch what the parent has
         reader, writer = os.pipe()

@@ -78,7 +78,8 @@ class ForkServer:
             job = under_way.pop(answer["id"])
             yield job, Result.of(answer["result"])
 
-    def _start(self) -> subprocess.Popen[bytes]:
+    def start(self) -> subprocess.Popen[bytes]:
+        """The process; begun if it isn't there. `run` does it by itself."""
         if self._process is None:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "p2pe_sim.forkserver", str(self.jobs)],
@@ -89,7 +90,7 @@ class ForkServer:
         return self._process
 
     def _send(self, number: int, job: Job) -> None:
-        process = self._start()
+        process = self.start()
         assert process.stdin is not None
         line = {"id": number, "plan": job.plan.as_dict(), "events": job.events, "limit": self._limit}
         try:

@@ -32,6 +32,6 @@ def run(plan: Plan, *, keep_events: bool = False) -> Result:
         Verdict.PASSED,
         digest=digest,
         virtual_seconds=plan.duration,
-        counts={name: float(value) for name, value in figures.items() if isinstance(value, int | float)},
+        counts={name: float(value) for name, value in ours.items() if isinstance(value, int | float)},
         series={"delivery": tuple((float(n), float(took)) for n, took in enumerate(seconds))},
     )
