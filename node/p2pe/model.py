@@ -68,6 +68,15 @@ class MessageState(StrEnum):
     HELD_IDENTITY = "held_identity"  # the contact's identity changed, or ours was restored; needs a resend
 
 
+class InboxState(StrEnum):
+    """Where an incoming message is."""
+
+    NEW = "new"
+    READ = "read"  # marked so here
+    RETRACTED = "retracted"  # its sender took it back
+    EXPIRED = "expired"  # as its sender asked, a while after it was marked read
+
+
 class ReceiptStatus(IntEnum):
     """Same numbers as in session.proto."""
 
@@ -197,6 +206,7 @@ class Contact:
     paired_at: Millis
     verified: bool = False
     blocked: bool = False
+    tells_reading: bool = False  # it gets receipts when its messages are marked read here
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,6 +225,8 @@ class OutgoingMessage:
     delivered_at: Millis | None = None
     read_at: Millis | None = None
     attempts: int = 0  # how many times it was offered
+    expire_after: int = 0  # milliseconds after delivery (there: after reading); 0 = never
+    expires_at: Millis | None = None  # by our clock, once it counts down
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,8 +237,13 @@ class IncomingMessage:
     contact_name: str
     received_at: Millis
     sent_at: Millis  # the sender's clock
-    content: Content
+    content: Content  # an empty text once it was taken back or has expired
     read_at: Millis | None = None
+    state: InboxState = InboxState.NEW
+    is_edited: bool = False  # a later message of the same sender replaces its text
+    ended_at: Millis | None = None  # when it was taken back or expired here
+    expire_after: int = 0  # milliseconds after reading; 0 = never
+    expires_at: Millis | None = None  # by our clock, once it counts down
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,6 +65,16 @@ class Book:
             self._links.connect_soon(person.id)
         return person
 
+    async def set_tells_reading(self, name: str, on: bool) -> Contact:
+        """Whether they learn, from now on, when their messages are marked read here."""
+
+        def change(tx: Tx) -> Contact:
+            person = contacts.find(tx, name)
+            contacts.set_tells_reading(tx, person.id, on)
+            return contacts.get(tx, person.id)
+
+        return await self._database.write(change)
+
     async def remove(self, name: str) -> None:
         """Removes the contact with its keys and all messages to and from it. There is no way back but pairing."""
 
@@ -74,6 +84,7 @@ class Book:
             return person.id
 
         await self._took_effect(await self._database.write(change))
+        await self._database.truncate_log()  # it has the keys and texts still
 
     async def _took_effect(self, contact_id: ContactId) -> None:
         await self._roster.reload(contact_id)

@@ -111,11 +111,13 @@ def _contacts_router(services: Services) -> APIRouter:
 
     @routes.patch("/{name}", response_model=ContactShape)
     async def change(name: str, body: ContactChange) -> Response:
-        """Renames, verifies or blocks; what isn't given stays."""
+        """Renames, verifies, blocks, tells of reading; what isn't given stays."""
         if body.verified is not None:
             await book.set_verified(name, body.verified)
         if body.blocked is not None:
             services.couriers.contact_changed((await book.set_blocked(name, body.blocked)).id)
+        if body.receipts is not None:
+            await book.set_tells_reading(name, body.receipts)
         if body.name is not None:
             await book.rename(name, body.name)
         return JSONResponse(_shown(services, await book.find(body.name or name)))

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
         ContactsAnswer,
         ContactShape,
         InboxAnswer,
+        IncomingDetail,
+        IncomingHistory,
         IncomingShape,
         InvitesAnswer,
         InviteShape,
@@ -112,9 +114,16 @@ class Client:
         return cast("ContactShape", self._call("GET", f"/v1/contacts/{quote(name, safe='')}"))
 
     def change_contact(
-        self, name: str, *, new_name: str | None = None, verified: bool | None = None, blocked: bool | None = None
+        self,
+        name: str,
+        *,
+        new_name: str | None = None,
+        verified: bool | None = None,
+        blocked: bool | None = None,
+        receipts: bool | None = None,
     ) -> ContactShape:
-        body = {"name": new_name, "verified": verified, "blocked": blocked}
+        """What isn't given stays. `receipts`: whether they learn when you have read their messages."""
+        body = {"name": new_name, "verified": verified, "blocked": blocked, "receipts": receipts}
         answer = self._call("PATCH", f"/v1/contacts/{quote(name, safe='')}", _given(body))
         return cast("ContactShape", answer)
 
@@ -144,9 +153,18 @@ class Client:
 
     # --- messages ---
 
-    def send(self, to: str, text: str, *, key: str | None = None, reply_to: str | None = None) -> OutgoingShape:
-        """Returns after the message is durably committed. `key` makes a repetition harmless."""
-        body = _given({"to": to, "text": text, "key": key, "reply_to": reply_to})
+    def send(
+        self,
+        to: str,
+        text: str,
+        *,
+        key: str | None = None,
+        reply_to: str | None = None,
+        expire_after: float | None = None,
+    ) -> OutgoingShape:
+        """Returns after the message is durably committed. `key` makes a repetition harmless. `expire_after`: seconds,
+        here from delivery, there from reading."""
+        body = _given({"to": to, "text": text, "key": key, "reply_to": reply_to, "expire_after": expire_after})
         return cast("OutgoingShape", self._call("POST", "/v1/messages", body))
 
     def send_many(self, messages: Sequence[Mapping[str, str]]) -> list[str]:
@@ -168,6 +186,25 @@ class Client:
     def retract(self, id_or_prefix: str) -> OutgoingShape:
         return cast("OutgoingShape", self._call("DELETE", f"/v1/messages/{quote(id_or_prefix, safe='')}"))
 
+    def edit(self, id_or_prefix: str, text: str, *, key: str | None = None) -> OutgoingShape:
+        """Replaces the text of a message; returns the message that does so."""
+        path = f"/v1/messages/{quote(id_or_prefix, safe='')}/edits"
+        return cast("OutgoingShape", self._call("POST", path, _given({"text": text, "key": key})))
+
+    def history(self, id_or_prefix: str) -> list[OutgoingShape]:
+        """A message of ours and what replaced its text, oldest first."""
+        path = f"/v1/messages/{quote(id_or_prefix, safe='')}/history"
+        return cast("OutboxAnswer", self._call("GET", path))["messages"]
+
+    def incoming(self, id_or_prefix: str) -> IncomingDetail:
+        """One message to us."""
+        return cast("IncomingDetail", self._call("GET", f"/v1/inbox/{quote(id_or_prefix, safe='')}"))
+
+    def incoming_history(self, id_or_prefix: str) -> list[IncomingShape]:
+        """A message to us and what replaced its text, oldest first."""
+        path = f"/v1/inbox/{quote(id_or_prefix, safe='')}/history"
+        return cast("IncomingHistory", self._call("GET", path))["messages"]
+
     def outbox(
         self, *, contact: str | None = None, states: Sequence[str] = (), limit: int | None = None
     ) -> list[OutgoingShape]:
@@ -180,24 +217,27 @@ class Client:
         contact: str | None = None,
         after: int = 0,
         unread: bool = False,
+        ended: bool = False,
         limit: int | None = None,
         wait: float = 0.0,
     ) -> InboxAnswer:
-        """One page, oldest first. With `wait`, rests for up to so many seconds while there is nothing."""
-        query = _query(
-            {"contact": contact, "after": after, "unread": unread or None, "limit": limit, "wait": wait or None}
-        )
+        """One page, oldest first. With `wait`, rests for up to so many seconds while there is nothing. With `ended`,
+        what was taken back or has expired is there too, without its text."""
+        flags = {"unread": unread or None, "ended": ended or None, "wait": wait or None}
+        query = _query({"contact": contact, "after": after, "limit": limit, **flags})
         return cast("InboxAnswer", self._call("GET", f"/v1/inbox{query}", patience=wait + ANSWER_TIMEOUT))
 
-    def newest(self, count: int, *, contact: str | None = None) -> InboxAnswer:
-        """The last `count` messages, oldest of them first."""
-        query = _query({"contact": contact, "newest": count})
+    def newest(self, count: int, *, contact: str | None = None, ended: bool = False) -> InboxAnswer:
+        """The last `count` messages, oldest of them first. `ended` as for `inbox`."""
+        query = _query({"contact": contact, "newest": count, "ended": ended or None})
         return cast("InboxAnswer", self._call("GET", f"/v1/inbox{query}"))
 
-    def all_inbox(self, *, contact: str | None = None, after: int = 0, unread: bool = False) -> Iterator[IncomingShape]:
-        """Everything that is there now, page by page."""
+    def all_inbox(
+        self, *, contact: str | None = None, after: int = 0, unread: bool = False, ended: bool = False
+    ) -> Iterator[IncomingShape]:
+        """Everything that is there now, page by page. `ended` as for `inbox`."""
         while True:
-            page = self.inbox(contact=contact, after=after, unread=unread)
+            page = self.inbox(contact=contact, after=after, unread=unread, ended=ended)
             yield from page["messages"]
             if not page["messages"]:
                 return

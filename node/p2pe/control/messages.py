@@ -10,9 +10,17 @@ from fastapi.responses import JSONResponse
 from p2pe.config import API_MAX_WAIT, API_PAGE
 from p2pe.control import present
 from p2pe.control.failures import while_connected
-from p2pe.control.schemas import BatchBody, MarkReadBody, ResendBody, SendBody
+from p2pe.control.schemas import BatchBody, EditBody, MarkReadBody, ResendBody, SendBody
 from p2pe.control.services import Services
-from p2pe.control.shapes import AcceptedAnswer, InboxAnswer, MarkedAnswer, OutboxAnswer, OutgoingShape
+from p2pe.control.shapes import (
+    AcceptedAnswer,
+    InboxAnswer,
+    IncomingDetail,
+    IncomingHistory,
+    MarkedAnswer,
+    OutboxAnswer,
+    OutgoingShape,
+)
 from p2pe.errors import UsageError
 from p2pe.messaging.outbox import SendRequest
 from p2pe.model import MessageId, MessageState
@@ -23,7 +31,7 @@ Limit = Annotated[int, Query(ge=1, le=API_PAGE, description="At most so many.")]
 
 def _request(body: SendBody) -> SendRequest:
     reply_to = None if body.reply_to is None else MessageId(bytes.fromhex(body.reply_to))
-    return SendRequest(body.to, body.text, body.key, reply_to)
+    return SendRequest(body.to, body.text, body.key, reply_to, round(1000 * (body.expire_after or 0)))
 
 
 def messages_router(services: Services) -> APIRouter:
@@ -66,6 +74,17 @@ def messages_router(services: Services) -> APIRouter:
         """Takes a message back: erased if it never left, asked back if it may have."""
         return JSONResponse(present.outgoing(await outbox.retract(identifier)))
 
+    @routes.post("/messages/{identifier}/edits", response_model=OutgoingShape, status_code=201)
+    async def edit(identifier: str, body: EditBody) -> Response:
+        """Queues a message that replaces the text of an earlier one, and answers with it."""
+        message = await outbox.edit(identifier, body.text, idempotency_key=body.key)
+        return JSONResponse(present.outgoing(message), status_code=201)
+
+    @routes.get("/messages/{identifier}/history", response_model=OutboxAnswer)
+    async def history(identifier: str) -> Response:
+        """A message of ours and what replaced its text, oldest first."""
+        return JSONResponse({"messages": [present.outgoing(each) for each in await outbox.history(identifier)]})
+
     @routes.get("/outbox", response_model=OutboxAnswer)
     async def list_outbox(
         contact: ContactName = None,
@@ -85,6 +104,7 @@ def messages_router(services: Services) -> APIRouter:
         after: Annotated[int, Query(ge=0, description="Rows above this one: `next` of the answer before.")] = 0,
         unread: Annotated[bool, Query(description="Only what isn't marked as read.")] = False,
         newest: Annotated[int | None, Query(ge=1, le=API_PAGE, description="Instead: the last so many.")] = None,
+        ended: Annotated[bool, Query(description="Also what was taken back or has expired, without its text.")] = False,
         limit: Limit = API_PAGE,
         wait: Annotated[float, Query(ge=0, le=API_MAX_WAIT, description="Seconds to rest while there is none.")] = 0.0,
     ) -> Response:
@@ -92,15 +112,27 @@ def messages_router(services: Services) -> APIRouter:
         if newest is not None:
             if after or unread or wait:
                 raise UsageError("newest goes with contact alone; leave out after, unread and wait")
-            found = await inbox.newest(contact_name=contact, limit=newest)
+            found = await inbox.newest(contact_name=contact, limit=newest, ended=ended)
         elif wait and not unread:
             found = await while_connected(
                 request, lambda: inbox.wait(contact_name=contact, after=after, limit=limit, timeout=wait)
             )
         else:
-            found = await inbox.list(contact_name=contact, after=after, unread_only=unread, limit=limit)
+            found = await inbox.list(contact_name=contact, after=after, unread_only=unread, limit=limit, ended=ended)
         cursor = found[-1].row if found else after
         return JSONResponse({"messages": [present.incoming(each) for each in found], "next": cursor})
+
+    @routes.get("/inbox/{identifier}", response_model=IncomingDetail)
+    async def show_incoming(identifier: str) -> Response:
+        """One message to us; `identifier` as for ours."""
+        message = await inbox.show(identifier)
+        person = await services.book.get(message.contact_id)
+        return JSONResponse({**present.incoming(message), "reason": inbox.explain(message, person)})
+
+    @routes.get("/inbox/{identifier}/history", response_model=IncomingHistory)
+    async def incoming_history(identifier: str) -> Response:
+        """A message to us and what replaced its text, oldest first."""
+        return JSONResponse({"messages": [present.incoming(each) for each in await inbox.history(identifier)]})
 
     @routes.post("/inbox/read", response_model=MarkedAnswer)
     async def mark_read(body: MarkReadBody) -> Response:

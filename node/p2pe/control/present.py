@@ -38,6 +38,8 @@ def outgoing(message: OutgoingMessage) -> OutgoingShape:
         "delivered_at": message.delivered_at,
         "read_at": message.read_at,
         "attempts": message.attempts,
+        "expire_after": message.expire_after / 1000 or None,
+        "expires_at": message.expires_at,
     }
 
 
@@ -46,12 +48,17 @@ def incoming(message: IncomingMessage) -> IncomingShape:
         "row": message.row,
         "id": message.id.hex(),
         "contact": message.contact_name,
+        "state": message.state.value,
+        "since": message.ended_at or message.read_at or message.received_at,
         "text": message.content.text,
         "reply_to": _hex(message.content.reply_to),
         "edits": _hex(message.content.edits),
+        "edited": message.is_edited,
         "sent_at": message.sent_at,
         "received_at": message.received_at,
         "read_at": message.read_at,
+        "expire_after": message.expire_after / 1000 or None,
+        "expires_at": message.expires_at,
     }
 
 
@@ -64,6 +71,7 @@ def contact(person: Contact, own: IdentityKey, path: PathKind | None) -> Contact
         "paired_at": person.paired_at,
         "verified": person.verified,
         "blocked": person.blocked,
+        "receipts": person.tells_reading,
         "connected": path is not None,
         "path": None if path is None else path.value,
     }

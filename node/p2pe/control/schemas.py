@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from p2pe.config import API_MAX_BATCH, MESSAGE_ID_BYTES
+from p2pe.config import API_MAX_BATCH, MAX_EXPIRE_MILLIS, MESSAGE_ID_BYTES
 
 MessageIdText = Annotated[str, Field(pattern=f"^[0-9a-f]{{{2 * MESSAGE_ID_BYTES}}}$")]
 
@@ -20,6 +20,14 @@ class SendBody(_Request):
     text: str
     key: str | None = Field(default=None, description="Idempotency key: the same key again sends nothing twice.")
     reply_to: MessageIdText | None = None
+    expire_after: float | None = Field(
+        default=None, ge=1, le=MAX_EXPIRE_MILLIS / 1000, description="Seconds: from delivery here, from reading there."
+    )
+
+
+class EditBody(_Request):
+    text: str
+    key: str | None = Field(default=None, description="Idempotency key: the same key again sends nothing twice.")
 
 
 class ResendBody(_Request):
@@ -45,6 +53,7 @@ class ContactChange(_Request):
     name: str | None = None
     verified: bool | None = None
     blocked: bool | None = None
+    receipts: bool | None = Field(default=None, description="Whether they learn when you have read their messages.")
 
 
 class MarkReadBody(_Request):

@@ -34,20 +34,34 @@ class OutgoingShape(TypedDict):
     delivered_at: int | None
     read_at: int | None
     attempts: int
+    expire_after: float | None
+    expires_at: int | None
 
 
 class IncomingShape(TypedDict):
-    """A message to us. `row` is the cursor for `after`."""
+    """A message to us. `row` is the cursor for `after`. `state` is new, read, retracted or expired; of the last two
+    the text is gone. `edits` names the message whose text this one replaces, `edited` says that a later one does."""
 
     row: int
     id: str
     contact: str
+    state: str
+    since: int
     text: str
     reply_to: str | None
     edits: str | None
+    edited: bool
     sent_at: int
     received_at: int
     read_at: int | None
+    expire_after: float | None
+    expires_at: int | None
+
+
+class IncomingDetail(IncomingShape):
+    """With the reason for its state, as a sentence."""
+
+    reason: str
 
 
 class OutboxAnswer(TypedDict):
@@ -67,6 +81,12 @@ class InboxAnswer(TypedDict):
     next: int
 
 
+class IncomingHistory(TypedDict):
+    """A message and what replaced its text, oldest first."""
+
+    messages: list[IncomingShape]
+
+
 class MarkedAnswer(TypedDict):
     marked: int
 
@@ -78,6 +98,7 @@ class ContactShape(TypedDict):
     paired_at: int
     verified: bool
     blocked: bool
+    receipts: bool
     connected: bool
     path: str | None
 

@@ -15,6 +15,7 @@ from typing import Final
 
 from p2pe.config import MAX_IN_FLIGHT, MAX_RECEIPTS_PER_FRAME
 from p2pe.model import (
+    InboxState,
     MessageId,
     MessageState,
     Millis,
@@ -53,7 +54,7 @@ TRANSITIONS: Final[dict[Event, tuple[tuple[MessageState, ...], MessageState]]] =
     Event.RECEIPT_DELIVERED: ((_QUEUED, _OFFERED, _HELD), _DELIVERED),
     Event.RECEIPT_READ: ((_QUEUED, _OFFERED, _HELD, _DELIVERED), _READ),
     Event.RECEIPT_RETRACTED: ((_QUEUED, _OFFERED, _HELD, _DELIVERED, _READ), _RETRACTED),
-    Event.RETRACT: ((_QUEUED, _OFFERED, _HELD, _DELIVERED, _READ), _RETRACTED),
+    Event.RETRACT: ((_QUEUED, _OFFERED, _HELD, _DELIVERED, _READ, _EXPIRED), _RETRACTED),  # expired here, not there yet
     Event.EXPIRE: ((_DELIVERED, _READ), _EXPIRED),
     Event.HOLD: ((_QUEUED, _OFFERED), _HELD),
     Event.RELEASE: ((_HELD,), _OFFERED),
@@ -67,7 +68,7 @@ RECEIPT_EVENTS: Final = {
 }
 
 WAITING: Final = (_QUEUED, _OFFERED)  # what a courier works on
-ENDED: Final = (_RETRACTED, _EXPIRED)  # the text is gone; nothing can happen any more
+ENDED: Final = (_RETRACTED, _EXPIRED)  # the text isn't to be shown any more
 REACHED: Final[dict[MessageState, tuple[MessageState, ...]]] = {
     _QUEUED: tuple(MessageState),
     _OFFERED: (_OFFERED, _DELIVERED, _READ),
@@ -107,6 +108,7 @@ class Reason(StrEnum):
     RETRACTED_THERE = "retracted_there"  # RETRACTED: the recipient's node says it's gone there as well
     RESENT = "resent"  # RETRACTED: it was resent to another contact instead
     RESTORED = "restored"  # HELD_IDENTITY: it waited in a backup; what became of it since isn't known
+    SAID_RETRACTED = "said_retracted"  # RETRACTED: only the recipient's node says so; our text is still here
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +135,9 @@ def explain(state: MessageState, reason: str, name: str, attempts: int, situatio
         case MessageState.READ:
             return f"{name} has read it"
         case MessageState.EXPIRED:
-            return "it has expired, as you asked; its text is erased here and there"
+            return (
+                f"it has expired, as you asked: its text is erased here; {name}'s node counts from when it's read there"
+            )
         case MessageState.HELD_IDENTITY:
             if reason == Reason.RESTORED:
                 return (
@@ -147,6 +151,10 @@ def explain(state: MessageState, reason: str, name: str, attempts: int, situatio
                 Reason.RETRACTING.value: f"you took it back; {name}'s node hasn't confirmed that it's erased there",
                 Reason.RESENT.value: f"you resent it to another contact; nothing more is sent to {name}",
                 Reason.RETRACTED_THERE.value: f"you took it back; it's erased here and on {name}'s node",
+                Reason.SAID_RETRACTED.value: (
+                    f"{name}'s node says that you took it back and doesn't show it. This database doesn't know of that "
+                    "(is it from a backup?), so your text is still here; retract it to erase it"
+                ),
             }.get(reason, "you took it back; its text is erased")
 
 
@@ -166,6 +174,21 @@ def _explain_waiting(state: MessageState, name: str, attempts: int, situation: S
     if situation.next_try_at is not None:
         waits = f"{waits}; next try in {max(0, situation.next_try_at - now + 999) // 1000} s"
     return waits
+
+
+def explain_incoming(state: InboxState, name: str, *, is_edited: bool, tells_reading: bool) -> str:
+    """The same for a message to us."""
+    edited = f"; {name} has changed its text since, see its history" if is_edited else ""
+    match state:
+        case InboxState.NEW:
+            return f"it isn't marked as read{edited}"
+        case InboxState.READ:
+            told = f"{name} is told" if tells_reading else f"{name} isn't told"
+            return f"you marked it as read; {told}{edited}"
+        case InboxState.RETRACTED:
+            return f"{name} took it back; its text is erased here"
+        case InboxState.EXPIRED:
+            return f"it has expired, as {name} asked; its text is erased here"
 
 
 # --- one link's window ---

@@ -3,27 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
 
 import apsw
 import trio
 
 from p2pe.config import API_PAGE
+from p2pe.core.delivery import explain_incoming
 from p2pe.errors import LocalError, NotFound
 from p2pe.messaging.courier import Couriers
 from p2pe.messaging.names import contact_named, id_range
 from p2pe.messaging.signals import Signals
-from p2pe.model import ContactId, IncomingMessage, MessageId
+from p2pe.model import Contact, ContactId, IncomingMessage, MessageId
 from p2pe.ports import World
 from p2pe.storage import incoming, outgoing
 from p2pe.storage.database import Database
 
 Messages = list[IncomingMessage]
-_TELLS_READING: Final = "tells_reading/"  # + contact id, in meta: that contact gets receipts of reading
 
 
 class Inbox:
-    """Listing never marks anything: receipts of reading are off until switched on for a contact."""
+    """Listing never marks anything: receipts of reading are off until switched on for a contact (contacts/book.py)."""
 
     def __init__(self, database: Database, world: World, signals: Signals, couriers: Couriers) -> None:
         self._database = database
@@ -32,27 +31,41 @@ class Inbox:
         self._couriers = couriers
 
     async def list(
-        self, *, contact_name: str | None = None, after: int = 0, unread_only: bool = False, limit: int = API_PAGE
+        self,
+        *,
+        contact_name: str | None = None,
+        after: int = 0,
+        unread_only: bool = False,
+        limit: int = API_PAGE,
+        ended: bool = False,
     ) -> Messages:
         """Messages with a row above `after`, oldest first, at most `limit` (and API_PAGE, and MAX_PAGE_BYTES of
-        text, though never none when there are some). The last one's row is the cursor for the next page. Texts that
-        were taken back or have expired aren't there."""
+        text, though never none when there are some). The last one's row is the cursor for the next page. What was
+        taken back or has expired is there only with `ended`, without its text."""
 
         def look(tx: apsw.Connection) -> Messages:
             most = max(1, min(limit, API_PAGE))
             contact_id = _contact_id(tx, contact_name)
-            return incoming.page(tx, contact_id=contact_id, after=after, unread_only=unread_only, limit=most)
+            return incoming.page(
+                tx, contact_id=contact_id, after=after, unread_only=unread_only, limit=most, ended=ended
+            )
 
         return await self._database.read(look)
 
     async def newest(
-        self, *, contact_name: str | None = None, before: int | None = None, limit: int = API_PAGE
+        self,
+        *,
+        contact_name: str | None = None,
+        before: int | None = None,
+        limit: int = API_PAGE,
+        ended: bool = False,
     ) -> Messages:
-        """The last `limit` messages (below row `before`, when given), oldest of them first."""
+        """The last `limit` messages (below row `before`, when given), oldest of them first. `ended` as in `list`."""
 
         def look(tx: apsw.Connection) -> Messages:
             most = max(1, min(limit, API_PAGE))
-            return incoming.newest(tx, contact_id=_contact_id(tx, contact_name), before=before, limit=most)
+            contact_id = _contact_id(tx, contact_name)
+            return incoming.newest(tx, contact_id=contact_id, before=before, limit=most, ended=ended)
 
         return await self._database.read(look)
 
@@ -112,14 +125,13 @@ class Inbox:
         self, *, contact_name: str | None = None, ids: Sequence[MessageId] = (), up_to: int | None = None
     ) -> int:
         """Marks messages read: of one contact or all, only `ids`, only rows up to `up_to`; what isn't given doesn't
-        restrict. Returns how many were unread. Expiring ones begin to count down; contacts for whom
-        `tell_reading` is on get a receipt."""
+        restrict. Returns how many were unread. Expiring ones begin to count down; contacts with
+        `tells_reading` get a receipt."""
         now = self._world.clock.now()
 
         def mark(tx: apsw.Connection) -> incoming.Marked:
             contact_id = _contact_id(tx, contact_name)
-            told = [ContactId(int(key.removeprefix(_TELLS_READING))) for key in _told_keys(tx)]
-            return incoming.mark_read(tx, contact_id=contact_id, ids=ids, up_to=up_to, tell=told, now=now)
+            return incoming.mark_read(tx, contact_id=contact_id, ids=ids, up_to=up_to, now=now)
 
         marked = await self._database.write(mark)
         for contact_id in marked.contacts:
@@ -128,29 +140,12 @@ class Inbox:
             self._signals.inbox_touched()
         return marked.messages
 
-    async def tell_reading(self, contact_name: str, on: bool) -> None:
-        """Whether that contact learns, from now on, when its messages are marked read. Raises NotFound."""
-
-        def store(tx: apsw.Connection) -> None:
-            key = f"{_TELLS_READING}{contact_named(tx, contact_name).contact_id}"
-            if on:
-                tx.execute("INSERT OR REPLACE INTO meta (key, value) VALUES (?, x'01')", (key,))
-            else:
-                tx.execute("DELETE FROM meta WHERE key = ?", (key,))
-
-        await self._database.write(store)
-
-    async def tells_reading(self, contact_name: str) -> bool:
-        def look(tx: apsw.Connection) -> bool:
-            return f"{_TELLS_READING}{contact_named(tx, contact_name).contact_id}" in _told_keys(tx)
-
-        return await self._database.read(look)
+    def explain(self, message: IncomingMessage, person: Contact) -> str:
+        """Why a message from `person` is in its state, as a sentence."""
+        return explain_incoming(
+            message.state, person.name, is_edited=message.is_edited, tells_reading=person.tells_reading
+        )
 
 
 def _contact_id(tx: apsw.Connection, name: str | None) -> ContactId | None:
     return None if name is None else contact_named(tx, name).contact_id
-
-
-def _told_keys(tx: apsw.Connection) -> list[str]:
-    found = tx.execute("SELECT key FROM meta WHERE key BETWEEN ? AND ?", (_TELLS_READING, _TELLS_READING + "~"))
-    return [key for (key,) in found]

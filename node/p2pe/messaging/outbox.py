@@ -10,10 +10,12 @@ from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
 import apsw
+import structlog
 import trio
 
 from p2pe.config import (
     API_PAGE,
+    MAX_EXPIRE_MILLIS,
     MAX_IDEMPOTENCY_KEY_BYTES,
     MAX_QUEUED_PER_CONTACT,
     STREAM_ID_BYTES,
@@ -21,7 +23,7 @@ from p2pe.config import (
 from p2pe.core import codec
 from p2pe.core.delivery import ENDED, ID_ENTROPY_BYTES, REACHED, explain, id_nonce, is_final
 from p2pe.core.derive import body_hash, message_id
-from p2pe.errors import Conflict, LocalError, NotFound, TimedOut
+from p2pe.errors import Conflict, LocalError, NotFound, StorageError, TimedOut
 from p2pe.messaging.courier import Couriers
 from p2pe.messaging.names import contact_named, contacts_named, id_range
 from p2pe.messaging.signals import Signals
@@ -32,6 +34,7 @@ from p2pe.storage.database import Database
 from p2pe.storage.outgoing import Draft, Recipient
 from p2pe.storage.outgoing_pages import Stored
 
+_log: Final = structlog.get_logger()
 Rows = list[Stored]
 Messages = list[OutgoingMessage]
 _PREFIX_CANDIDATES: Final = 6  # shown when a prefix fits several
@@ -105,8 +108,11 @@ class Outbox:
         key = request.idempotency_key
         if key is not None and not 0 < len(key.encode(errors="replace")) <= MAX_IDEMPOTENCY_KEY_BYTES:
             raise LocalError(f"an idempotency key has 1 to {MAX_IDEMPOTENCY_KEY_BYTES} bytes, not {len(key.encode())}")
-        if not 0 <= request.expire_after < codec.MAX_MILLIS:
-            raise LocalError(f"expiry after {request.expire_after} ms isn't possible; give a time from 0 (never) on")
+        if not 0 <= request.expire_after <= MAX_EXPIRE_MILLIS:
+            raise LocalError(
+                f"expiry after {request.expire_after} ms isn't possible; give a time from 0 (never) to "
+                f"{MAX_EXPIRE_MILLIS // 86_400_000} days"
+            )
         content = Content(request.text, request.reply_to, edits)
         body = codec.encode_content(content)
         nonce = id_nonce(self._world.clock.now(), self._world.entropy(ID_ENTROPY_BYTES))
@@ -129,7 +135,15 @@ class Outbox:
                 self._couriers.wake(contact_id)
             out.append(
                 OutgoingMessage(
-                    result.id, contact_id, name, MessageState.QUEUED, reasons[contact_id], now, now, each.content
+                    result.id,
+                    contact_id,
+                    name,
+                    MessageState.QUEUED,
+                    reasons[contact_id],
+                    now,
+                    now,
+                    each.content,
+                    expire_after=each.request.expire_after,
                 )
             )
         return out
@@ -150,6 +164,8 @@ class Outbox:
                 continue
             if person.blocked:
                 raise LocalError(f"you have blocked {person.name}; unblock first, then send")
+            if each.content.edits is not None:
+                _refuse_ended(tx, each.content.edits)
             if request.reply_to is not None and not _exists(tx, person.contact_id, request.reply_to):
                 raise NotFound(f"no message {request.reply_to.hex()} with {person.name} to reply to")
             identifier = message_id(self._k_msgid, each.nonce, person.identity_key)
@@ -249,20 +265,24 @@ class Outbox:
         stored, ids = await self._database.write(take_back)
         self._signals.states_changed(ids)
         self._couriers.wake(stored.message.contact_id, others=True)
+        try:
+            await self._database.truncate_log()  # it has the text still
+        except StorageError as problem:
+            self._signals.erased.fire()  # messaging/expiry.py tries again
+            _log.warning("a text that was taken back may still be in the database's log", problem=str(problem))
         return self._told(stored, now)
 
     async def edit(
         self, identifier: MessageId | str, text: str, *, idempotency_key: str | None = None
     ) -> OutgoingMessage:
-        """Queues a message that replaces the text of an earlier one; the earlier text stays in the history.
+        """Queues a message that replaces the text of an earlier one; the earlier text stays in the history. It expires
+        as the earlier one does.
 
         Raises LocalError for a message that was taken back or has expired.
         """
         target = await self.show(identifier)
-        if target.state in ENDED:
-            raise LocalError(f"the message can't be edited: {target.reason}. Send a new one")
         original = target.content.edits or target.id
-        request = SendRequest(target.contact_name, text, idempotency_key)
+        request = SendRequest(target.contact_name, text, idempotency_key, expire_after=target.expire_after)
         return (await self._queue([self._prepare(request, original)]))[0]
 
     async def history(self, identifier: MessageId | str) -> Messages:
@@ -317,12 +337,21 @@ class _Sent:
         return message
 
 
+def _refuse_ended(tx: apsw.Connection, original: MessageId) -> None:
+    """In the transaction that queues an edit: the message may have been taken back a moment ago."""
+    found = outgoing_pages.by_id(tx, original)
+    if found is None or found.message.state in ENDED:
+        what = "was taken back" if found is None or found.message.state is MessageState.RETRACTED else "has expired"
+        raise LocalError(f"the message can't be edited, because it {what}. Send a new one")
+
+
 def _exists(tx: apsw.Connection, contact_id: ContactId, identifier: MessageId) -> bool:
     """Whether the id is a message with the contact, in either direction."""
     sent = outgoing_pages.by_id(tx, identifier)
     if sent is not None:
         return sent.message.contact_id == contact_id
-    return any(each.contact_id == contact_id for each in incoming.by_ids(tx, [identifier]))
+    found = incoming.by_ids(tx, [identifier])
+    return any(each.contact_id == contact_id and each.ended_at is None for each in found)
 
 
 def _find(tx: apsw.Connection, identifier: MessageId | str) -> Stored:

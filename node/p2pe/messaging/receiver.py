@@ -56,6 +56,13 @@ class _Results:
     restarted: bool = False
 
 
+def _bury(tx: apsw.Connection, link: Link, ids: Sequence[MessageId], now: Millis, results: _Results) -> None:
+    """Erases messages of the contact's, with what replaced their texts; all of them are answered as retracted."""
+    gone = incoming.retract(tx, link.contact_id, ids, now)
+    results.answers += [(each, incoming.EMPTY_HASH, ReceiptStatus.RETRACTED) for each in gone]
+    results.erased = True
+
+
 @dataclass(slots=True)
 class _Arrivals:
     """Consecutive messages of one sending order."""
@@ -70,6 +77,10 @@ class _Arrivals:
         accepted = incoming.accept(tx, link.contact_id, self.stream_id, self.messages, now)
         if self.edits:
             outgoing.add_edits(tx, link.contact_id, False, self.edits)
+            buried = incoming.edits_of_tombstones(tx, link.contact_id, self.edits)
+            if buried:
+                _bury(tx, link, buried, now, results)
+                accepted = accepted._replace(receipts=[each for each in accepted.receipts if each[0] not in buried])
         results.answers += accepted.receipts
         results.new += accepted.new
         results.conflict = accepted.conflict
@@ -111,9 +122,7 @@ class _TakenBack:
     ids: list[MessageId]
 
     def commit(self, tx: apsw.Connection, link: Link, now: Millis, results: _Results) -> None:
-        incoming.retract(tx, link.contact_id, self.ids, now)
-        results.answers += [(each, incoming.EMPTY_HASH, ReceiptStatus.RETRACTED) for each in self.ids]
-        results.erased = True
+        _bury(tx, link, self.ids, now, results)
 
 
 @dataclass(slots=True)
@@ -253,6 +262,7 @@ class Receiver:
         if results.new:
             self._signals.arrived.fire()
         if results.erased:
+            self._signals.erased.fire()
             self._signals.inbox_touched()
         key = link.receipt_key
         receipts = [Receipt(i, status, receipt_mac(key, i, h, status)) for i, h, status in results.answers]

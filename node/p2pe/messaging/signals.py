@@ -38,13 +38,15 @@ class Pulse:
 
 class Signals:
     """One value for the whole room: `arrived` fires after incoming rows were committed, `changed` after states of
-    outgoing ones were, `inbox_changed` after incoming ones were marked or erased, `anything` with those two."""
+    outgoing ones were, `inbox_changed` after incoming ones were marked or erased, `anything` with those two; `erased`
+    when a text was erased and the log still has it."""
 
     def __init__(self) -> None:
         self.arrived = Pulse()
         self.changed = Pulse()
         self.inbox_changed = Pulse()
         self.anything = Pulse()
+        self.erased = Pulse()
         self._watched: dict[MessageId, tuple[Pulse, int]] = {}  # and how many watch it
 
     def inbox_touched(self) -> None:

@@ -11,11 +11,11 @@ from typing import Any
 
 from p2pe import config
 from p2pe.errors import AlreadyContact, Conflict, LocalError, NotFound
-from p2pe.model import Contact, ContactId, IdentityKey, Millis, PeerId, PeerInfo
+from p2pe.model import Contact, ContactId, IdentityKey, Millis, PeerId, PeerInfo, ReceiptStatus
 from p2pe.storage.migrations import Tx
 from p2pe.storage.peers import decode_addresses, encode_addresses
 
-_CONTACT = "id, name, identity_key, paired_at, verified, blocked"
+_CONTACT = "id, name, identity_key, paired_at, verified, blocked, tells_reading"
 _SECRETS = (
     f"{_CONTACT}, pair_secret, pair_epoch, next_secret, rotated_at, list_version, protocol_version, ticket, "
     "addresses, last_seen"
@@ -97,6 +97,7 @@ def rename(tx: Tx, contact_id: ContactId, name: str) -> None:
 
 def remove(tx: Tx, contact_id: ContactId) -> None:
     """Removes the contact, its keys, and all messages to and from it (zeroed by secure_delete)."""
+    tx.execute("UPDATE invites SET name = NULL WHERE contact_id = ?", (contact_id,))
     tx.execute("DELETE FROM contacts WHERE id = ?", (contact_id,))
     if tx.changes() == 0:
         raise NotFound("this contact was removed already")
@@ -108,6 +109,17 @@ def set_verified(tx: Tx, contact_id: ContactId, verified: bool) -> None:
 
 def set_blocked(tx: Tx, contact_id: ContactId, blocked: bool) -> None:
     _change(tx, contact_id, "blocked", int(blocked))
+
+
+def set_tells_reading(tx: Tx, contact_id: ContactId, on: bool) -> None:
+    """Whether the contact learns when its messages are marked read. Off: also what is owed but wasn't sent yet."""
+    _change(tx, contact_id, "tells_reading", int(on))
+    if not on:
+        tx.execute(
+            f"""UPDATE incoming INDEXED BY incoming_owed SET receipt_owed = 0, status = {int(ReceiptStatus.DELIVERED)}
+                WHERE contact_id = ? AND receipt_owed = 1 AND status = {int(ReceiptStatus.READ)}""",
+            (contact_id,),
+        )
 
 
 def secrets(tx: Tx, contact_id: ContactId) -> ContactSecrets:
@@ -179,11 +191,12 @@ def _contact(row: tuple[Any, ...]) -> Contact:
         paired_at=Millis(row[3]),
         verified=bool(row[4]),
         blocked=bool(row[5]),
+        tells_reading=bool(row[6]),
     )
 
 
 def _secrets(row: tuple[Any, ...]) -> ContactSecrets:
-    secret, epoch, following, rotated_at, list_version, protocol_version, ticket, addresses, last_seen = row[6:]
+    secret, epoch, following, rotated_at, list_version, protocol_version, ticket, addresses, last_seen = row[7:]
     return ContactSecrets(
         contact=_contact(row),
         pair_secret=secret,

@@ -18,6 +18,8 @@ from p2pe.config import MAX_PAGE_BYTES, MAX_STREAMS_PER_CONTACT
 from p2pe.core import codec
 from p2pe.model import (
     ContactId,
+    Content,
+    InboxState,
     IncomingMessage,
     MessageId,
     Millis,
@@ -153,26 +155,43 @@ def _advance(
 
 # --- taken back by the sender ---
 
-_ERASE: Final = "body = x'', expire_after = 0"
+_ERASE: Final = "body = x'', expires_at = NULL"
+_ARRIVED: Final = "stream_id <> x''"  # not so for the tombstone of a message that was taken back before it came
 
 
-def retract(tx: apsw.Connection, contact_id: ContactId, ids: Sequence[MessageId], now: Millis) -> None:
-    """Erases what has arrived, and leaves tombstones for what hasn't, so that it never will."""
-    keys = (b"".join(ids), len(ids), contact_id, now)
+def retract(tx: apsw.Connection, contact_id: ContactId, ids: Sequence[MessageId], now: Millis) -> list[MessageId]:
+    """Erases what has arrived, and leaves tombstones for what hasn't, so that it never will. What replaced the text
+    of one of `ids` goes with it. Returns all that are tombstones now."""
+    query = f"SELECT edit FROM edits WHERE contact_id = ?3 AND ours = 0 AND target IN {KEYS_OF_32}"
+    edits: list[tuple[Any, ...]] = tx.execute(query, (b"".join(ids), len(ids), contact_id)).fetchall()
+    every = list(dict.fromkeys([*ids, *(MessageId(each) for (each,) in edits)]))
+    keys = (b"".join(every), len(every), contact_id, now)
     retracted = int(ReceiptStatus.RETRACTED)
     tx.execute(
         f"""UPDATE incoming SET {_ERASE}, body_hash = x'', status = {retracted}, receipt_owed = 0,
-                read_at = coalesce(read_at, ?4)
+                ended_at = CASE status WHEN {retracted} THEN ended_at ELSE ?4 END
             WHERE contact_id = ?3 AND id IN {KEYS_OF_32}""",
         keys,
     )
-    if tx.changes() < len(ids):
+    if tx.changes() < len(every):
         tx.execute(
-            f"""INSERT OR IGNORE INTO incoming (contact_id, id, stream_id, sequence, sent_at, received_at, read_at,
+            f"""INSERT OR IGNORE INTO incoming (contact_id, id, stream_id, sequence, sent_at, received_at, ended_at,
                                                 body, body_hash, status, receipt_owed)
                 SELECT ?3, id, x'', 0, 0, ?4, ?4, x'', x'', {retracted}, 0 FROM {KEYS_OF_32}""",
             keys,
         )
+    return every
+
+
+def edits_of_tombstones(
+    tx: apsw.Connection, contact_id: ContactId, edits: Sequence[tuple[MessageId, MessageId]]
+) -> list[MessageId]:
+    """Of (target, edit) pairs, the edits whose target was taken back: they mustn't bring its text to life again."""
+    targets = [target for target, _ in edits]
+    query = f"""SELECT id FROM incoming WHERE contact_id = ?3 AND status = {int(ReceiptStatus.RETRACTED)}
+                AND id IN {KEYS_OF_32}"""
+    gone = {bytes(each) for (each,) in tx.execute(query, (b"".join(targets), len(targets), contact_id))}
+    return [edit for target, edit in edits if target in gone]
 
 
 # --- reading ---
@@ -189,15 +208,14 @@ def mark_read(
     contact_id: ContactId | None,
     ids: Sequence[MessageId],
     up_to: int | None,
-    tell: Sequence[ContactId],
     now: Millis,
 ) -> Marked:
     """Marks unread messages: of one contact or all, only `ids` (when given), only rows <= `up_to` (when given).
 
-    Contacts in `tell` are owed a READ receipt.
+    Expiring ones begin to count down. Contacts with `tells_reading` are owed a READ receipt.
     """
-    conditions = ["read_at IS NULL", "length(body) > 0", f"status <> {int(ReceiptStatus.RETRACTED)}"]
-    values: list[Any] = [b"".join(ids), len(ids), json.dumps(list(tell)), now]
+    conditions = ["read_at IS NULL", "ended_at IS NULL"]
+    values: list[Any] = [b"".join(ids), len(ids), now]
     if contact_id is not None:
         conditions.append(f"contact_id = ?{len(values) + 1}")
         values.append(contact_id)
@@ -206,9 +224,9 @@ def mark_read(
     if up_to is not None:
         conditions.append(f"row <= ?{len(values) + 1}")
         values.append(up_to)
-    told = "contact_id IN (SELECT value FROM json_each(?3))"
+    told = "contact_id IN (SELECT id FROM contacts WHERE tells_reading)"
     rows = tx.execute(
-        f"""UPDATE incoming SET read_at = ?4,
+        f"""UPDATE incoming SET read_at = ?3, expires_at = CASE WHEN expire_after > 0 THEN ?3 + expire_after END,
                 status = CASE WHEN {told} THEN {int(ReceiptStatus.READ)} ELSE status END,
                 receipt_owed = CASE WHEN {told} THEN 1 ELSE receipt_owed END
             WHERE {" AND ".join(conditions)} RETURNING contact_id, receipt_owed""",
@@ -242,32 +260,40 @@ def expire(tx: apsw.Connection, now: Millis, limit: int) -> int:
     The hash stays: the sender may still miss its receipt, which is bound to it.
     """
     tx.execute(
-        f"""UPDATE incoming SET {_ERASE} WHERE row IN (
-                SELECT row FROM incoming WHERE expire_after > 0 AND read_at IS NOT NULL
-                AND read_at + expire_after <= ?1 LIMIT ?2)""",
+        f"""UPDATE incoming SET {_ERASE}, ended_at = ?1
+            WHERE row IN (SELECT row FROM incoming WHERE expires_at IS NOT NULL AND expires_at <= ?1 LIMIT ?2)""",
         (now, limit),
     )
     return int(tx.changes())
 
 
+def put_deadlines_forward(tx: apsw.Connection, millis: int) -> None:
+    """Our clock was put back by so much: what counts down must not live the longer for it."""
+    tx.execute("UPDATE incoming SET expires_at = expires_at - ? WHERE expires_at IS NOT NULL", (millis,))
+
+
 def next_expiry(tx: apsw.Connection) -> Millis | None:
-    query = "SELECT min(read_at + expire_after) FROM incoming WHERE expire_after > 0 AND read_at IS NOT NULL"
+    query = "SELECT min(expires_at) FROM incoming WHERE expires_at IS NOT NULL"
     due = tx.execute(query).get
     return None if due is None else Millis(due)
 
 
 # --- to look at ---
 
-_SHOWN: Final = """
-SELECT json_group_array(json_array(row, contact_id, name, received_at, sent_at, read_at, length(body))),
+_EDITED: Final = f"""EXISTS (SELECT 1 FROM edits JOIN incoming AS newer
+    ON newer.contact_id = edits.contact_id AND newer.id = edits.edit
+    WHERE edits.contact_id = incoming.contact_id AND ours = 0 AND target = incoming.id
+      AND newer.status <> {int(ReceiptStatus.RETRACTED)})"""
+_SHOWN: Final = f"""
+SELECT json_group_array(json_array(row, contact_id, name, received_at, sent_at, read_at, length(body), status, ended_at,
+                                   expire_after, expires_at, edited)),
        CAST(group_concat(id, '') AS BLOB), CAST(group_concat(body, '') AS BLOB)
 FROM (SELECT *, sum(length(body)) OVER (ROWS UNBOUNDED PRECEDING) - length(body) AS before
-      FROM (SELECT incoming.*, contacts.name FROM """
-_IN_ORDER: Final = "incoming JOIN contacts ON contacts.id = contact_id WHERE length(body) > 0 AND "
+      FROM (SELECT incoming.*, contacts.name, {_EDITED} AS edited FROM """
+_IN_ORDER: Final = f"incoming JOIN contacts ON contacts.id = contact_id WHERE {_ARRIVED} AND "
 # The index on ids starts with the contact: a search a contact. CROSS JOIN keeps SQLite from scanning instead.
-_BY_ID: Final = (
-    "contacts CROSS JOIN incoming ON incoming.contact_id = contacts.id WHERE length(body) > 0 AND incoming.id "
-)
+_BY_ID: Final = f"contacts CROSS JOIN incoming ON incoming.contact_id = contacts.id WHERE {_ARRIVED} AND incoming.id "
+ERASED: Final = Content("")
 
 
 def _show(tx: apsw.Connection, where: str, values: tuple[Any, ...]) -> list[IncomingMessage]:
@@ -281,45 +307,82 @@ def _show(tx: apsw.Connection, where: str, values: tuple[Any, ...]) -> list[Inco
             contact_name=name,
             received_at=received_at,
             sent_at=sent_at,
-            content=codec.decode_content(body),
+            content=codec.decode_content(body) if body else ERASED,
             read_at=read_at,
+            state=_state(status, ended_at, read_at),
+            is_edited=bool(edited),
+            ended_at=ended_at,
+            expire_after=expire_after,
+            expires_at=expires_at,
         )
-        for (row, contact_id, name, received_at, sent_at, read_at, _), identifier, body in zip(
-            rows, cut(ids, 32), cut_sizes(bodies, [each[6] for each in rows]), strict=True
-        )
+        for (
+            (
+                row,
+                contact_id,
+                name,
+                received_at,
+                sent_at,
+                read_at,
+                _,
+                status,
+                ended_at,
+                expire_after,
+                expires_at,
+                edited,
+            ),
+            identifier,
+            body,
+        ) in zip(rows, cut(ids, 32), cut_sizes(bodies, [each[6] for each in rows]), strict=True)
     ]
 
 
+def _state(status: int, ended_at: int | None, read_at: int | None) -> InboxState:
+    if ended_at is not None:
+        return InboxState.RETRACTED if status == ReceiptStatus.RETRACTED else InboxState.EXPIRED
+    return InboxState.NEW if read_at is None else InboxState.READ
+
+
 def page(
-    tx: apsw.Connection, *, contact_id: ContactId | None, after: int, unread_only: bool, limit: int
+    tx: apsw.Connection,
+    *,
+    contact_id: ContactId | None,
+    after: int,
+    unread_only: bool,
+    limit: int,
+    ended: bool = False,
 ) -> list[IncomingMessage]:
-    """Oldest first: rows above `after`. What was taken back or has expired isn't there."""
+    """Oldest first: rows above `after`. What was taken back or has expired is there only with `ended`."""
     conditions, values = ["row > ?"], [after]
     if contact_id is not None:
         conditions.append("contact_id = ?")
         values.append(contact_id)
     if unread_only:
         conditions.append("read_at IS NULL")
+    if unread_only or not ended:
+        conditions.append("ended_at IS NULL")
     return _show(tx, f"{_IN_ORDER}{' AND '.join(conditions)} ORDER BY row LIMIT ?", (*values, limit))
 
 
 def newest(
-    tx: apsw.Connection, *, contact_id: ContactId | None, before: int | None, limit: int
+    tx: apsw.Connection, *, contact_id: ContactId | None, before: int | None, limit: int, ended: bool = False
 ) -> list[IncomingMessage]:
     """The last `limit` ones (below row `before`, when given), oldest first."""
     conditions, values = ["row < ?"], [before if before is not None else 2**62]
     if contact_id is not None:
         conditions.append("contact_id = ?")
         values.append(contact_id)
+    if not ended:
+        conditions.append("ended_at IS NULL")
     return _show(tx, f"{_IN_ORDER}{' AND '.join(conditions)} ORDER BY row DESC LIMIT ?", (*values, limit))[::-1]
 
 
 def by_ids(tx: apsw.Connection, ids: Sequence[MessageId]) -> list[IncomingMessage]:
+    """Ended ones included."""
     return _show(tx, f"{_BY_ID}IN {KEYS_OF_32} ORDER BY row", (b"".join(ids), len(ids)))
 
 
 def by_prefix(tx: apsw.Connection, low: bytes, high: bytes, limit: int) -> list[IncomingMessage]:
-    """Messages with low <= id <= high (32 bytes each)."""
+    """Messages with low <= id <= high (32 bytes each), ended ones included."""
     return _show(tx, _BY_ID + "BETWEEN ? AND ? ORDER BY row LIMIT ?", (low, high, limit))
 
 
@@ -328,4 +391,4 @@ def last_row(tx: apsw.Connection) -> int:
 
 
 def unread_count(tx: apsw.Connection) -> int:
-    return int(tx.execute("SELECT count(*) FROM incoming WHERE read_at IS NULL").get)
+    return int(tx.execute("SELECT count(*) FROM incoming WHERE read_at IS NULL AND ended_at IS NULL").get)

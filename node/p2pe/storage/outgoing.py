@@ -242,7 +242,9 @@ def body_hashes(tx: apsw.Connection, contact_id: ContactId, ids: Sequence[Messag
     return {MessageId(each): h for each, h in zip(cut(found, 32), cut(hashes, 32), strict=True)}
 
 
-_SETTLED: Final = f"state = '{MessageState.DELIVERED}', reason = '', since = ?4, delivered_at = ?4"
+_COUNTS_DOWN: Final = "CASE WHEN expire_after > 0 THEN ?4 + expire_after END"
+_SETTLED: Final = f"""state = '{MessageState.DELIVERED}', reason = '', since = ?4, delivered_at = ?4,
+                      expires_at = {_COUNTS_DOWN}"""
 
 
 def deliver_range(tx: apsw.Connection, contact_id: ContactId, first_row: int, last_row: int, now: Millis) -> None:
@@ -256,9 +258,12 @@ def deliver_range(tx: apsw.Connection, contact_id: ContactId, first_row: int, la
 _CHANGES: Final[dict[ReceiptStatus, str]] = {
     ReceiptStatus.DELIVERED: _SETTLED,
     ReceiptStatus.READ: f"""state = '{MessageState.READ}', reason = '', since = ?4, read_at = ?4,
-                            delivered_at = coalesce(delivered_at, ?4)""",
-    ReceiptStatus.RETRACTED: f"""state = '{MessageState.RETRACTED}', reason = '{Reason.RETRACTED_THERE}', since = ?4,
-                                 body = x'', body_hash = x''""",
+                            delivered_at = coalesce(delivered_at, ?4),
+                            expires_at = coalesce(expires_at, {_COUNTS_DOWN})""",
+    # Nothing here says that it was taken back. Perhaps a restored backup has forgotten it; perhaps the other side
+    # made it up. Our text is ours: nobody else erases it.
+    ReceiptStatus.RETRACTED: f"""state = '{MessageState.RETRACTED}', reason = '{Reason.SAID_RETRACTED}', since = ?4,
+                                 expires_at = NULL""",
 }
 
 
@@ -329,10 +334,14 @@ def retract(tx: apsw.Connection, ids: Sequence[MessageId], now: Millis) -> int:
     """
     query = f"""
         UPDATE outgoing SET state = '{MessageState.RETRACTED}', since = ?3, body = x'', body_hash = x'',
+            expires_at = NULL,
             reason = CASE WHEN offered_at IS NULL AND reason <> '{Reason.RESTORED}'
                           AND state IN ('{MessageState.QUEUED}', '{MessageState.HELD_IDENTITY}')
-                     THEN '{Reason.ERASED_UNSENT}' ELSE '{Reason.RETRACTING}' END
-        WHERE id IN {KEYS_OF_32} AND state IN ({state_list(sources(Event.RETRACT))})"""
+                     THEN '{Reason.ERASED_UNSENT}'
+                     WHEN state = '{MessageState.RETRACTED}' THEN '{Reason.RETRACTED_THERE}'
+                     ELSE '{Reason.RETRACTING}' END
+        WHERE id IN {KEYS_OF_32} AND (state IN ({state_list(sources(Event.RETRACT))})
+              OR state = '{MessageState.RETRACTED}' AND reason = '{Reason.SAID_RETRACTED}')"""
     tx.execute(query, (b"".join(ids), len(ids), now))
     return int(tx.changes())
 
@@ -367,17 +376,19 @@ def edits_of(tx: apsw.Connection, contact_id: ContactId, ours: bool, target: Mes
 def expire(tx: apsw.Connection, now: Millis, limit: int) -> list[MessageId]:
     """Erases delivered messages whose time is over by our clock. Returns their ids, at most `limit`."""
     query = f"""UPDATE outgoing SET state = '{MessageState.EXPIRED}', reason = '', since = ?1,
-                    body = x'', body_hash = x''
-                WHERE row IN (SELECT row FROM outgoing
-                              WHERE expire_after > 0 AND state IN ('delivered', 'read')
-                                AND delivered_at + expire_after <= ?1 LIMIT ?2) RETURNING id"""
+                    body = x'', body_hash = x'', expires_at = NULL
+                WHERE row IN (SELECT row FROM outgoing WHERE expires_at IS NOT NULL AND expires_at <= ?1 LIMIT ?2)
+                  AND state IN ({state_list(sources(Event.EXPIRE))}) RETURNING id"""
     return [MessageId(each) for (each,) in tx.execute(query, (now, limit))]
 
 
+def put_deadlines_forward(tx: apsw.Connection, millis: int) -> None:
+    """Our clock was put back by so much: what counts down must not live the longer for it."""
+    tx.execute("UPDATE outgoing SET expires_at = expires_at - ? WHERE expires_at IS NOT NULL", (millis,))
+
+
 def next_expiry(tx: apsw.Connection) -> Millis | None:
-    query = """SELECT min(delivered_at + expire_after) FROM outgoing
-               WHERE expire_after > 0 AND state IN ('delivered', 'read')"""
-    due = tx.execute(query).get
+    due = tx.execute("SELECT min(expires_at) FROM outgoing WHERE expires_at IS NOT NULL").get
     return None if due is None else Millis(due)
 
 

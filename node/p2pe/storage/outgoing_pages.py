@@ -26,7 +26,8 @@ class Stored(NamedTuple):
 
 _SHOWN: Final = """
 SELECT json_group_array(json_array(row, contact_id, name, state, reason, since, queued_at, offered_at, delivered_at,
-                                   read_at, attempts, length(body), blocked)),
+                                   read_at, attempts, length(body), blocked, expire_after,
+                                   expires_at)),
        CAST(group_concat(id, '') AS BLOB), CAST(group_concat(body, '') AS BLOB)
 FROM (SELECT *, sum(length(body)) OVER (ROWS UNBOUNDED PRECEDING) - length(body) AS before
       FROM (SELECT outgoing.*, contacts.name, contacts.blocked
@@ -56,6 +57,8 @@ def _show(tx: apsw.Connection, where: str, values: tuple[Any, ...]) -> list[Stor
             attempts,
             _,
             blocked,
+            expire_after,
+            expires_at,
         ) = fields
         message = OutgoingMessage(
             id=MessageId(identifier),
@@ -70,6 +73,8 @@ def _show(tx: apsw.Connection, where: str, values: tuple[Any, ...]) -> list[Stor
             delivered_at=delivered_at,
             read_at=read_at,
             attempts=attempts,
+            expire_after=expire_after,
+            expires_at=expires_at,
         )
         out.append(Stored(row, message, bool(blocked)))
     return out
