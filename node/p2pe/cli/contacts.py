@@ -114,6 +114,23 @@ def remove(
         output.emit_json({"removed": name})
 
 
+@contacts_app.command("receipts")
+def receipts(
+    name: NameArgument,
+    switch: Annotated[
+        str | None, typer.Argument(help="on or off; leave it out to see.", metavar="[on|off]", show_default=False)
+    ] = None,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Choose whether a contact learns when you have read a message. Off unless you say so."""
+    if switch not in ("on", "off", None):
+        raise UsageError(f"say on or off, not {switch!r}: p2pe contacts receipts {output.safe(name)} on")
+    with client(home) as node:
+        found = node.contact(name) if switch is None else node.change_contact(name, receipts=switch == "on")
+        _print_contact(found, as_json)
+
+
 def _print_contact(contact: ContactShape, as_json: bool) -> None:
     if as_json:
         output.emit_json(contact)
@@ -125,6 +142,7 @@ def _print_contact(contact: ContactShape, as_json: bool) -> None:
             ("state", "blocked" if contact["blocked"] else verified),
             ("connection", _connection(contact)),
             ("since", output.when(contact["paired_at"])),
+            ("read receipts", "they learn when you have read a message" if contact["receipts"] else "off"),
             ("safety number", output.grouped(contact["safety_number"])),
         ]
     )
@@ -283,4 +301,6 @@ COMMANDS: Final = {
     "invite": invite,
     "accept": accept,
     "why": why,
+    "block": block,  # as `p2pe contacts block`, where people look for it
+    "unblock": unblock,
 }

@@ -1,4 +1,4 @@
-"""send, inbox, outbox, show, retract: the messages."""
+"""send, inbox, outbox, show, retract: the messages. What changes them afterwards is in cli/changes.py."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from p2pe.cli import output
+from p2pe.cli.durations import seconds_in
 from p2pe.cli.options import HomeOption, JsonOption, client
 from p2pe.config import API_MAX_BATCH, API_MAX_WAIT, API_PAGE, MAX_TEXT_BYTES
-from p2pe.errors import UsageError
+from p2pe.errors import NotFound, UsageError
 
 if TYPE_CHECKING:
-    from p2pe.control.shapes import IncomingShape, OutgoingShape
+    from p2pe.control.shapes import IncomingDetail, IncomingShape, OutgoingShape
 
 WAIT_STATES = ("offered", "delivered", "read")
 IdArgument = Annotated[str, typer.Argument(help="The id, or as much of its beginning as is unique.", metavar="ID")]
@@ -36,6 +37,15 @@ def send(
     reply_to: Annotated[
         str | None, typer.Option("--reply-to", help="The full id of the message this answers.", show_default=False)
     ] = None,
+    expire: Annotated[
+        str | None,
+        typer.Option(
+            "--expire",
+            help="Erase it on both sides after 30s, 10m, 1h, 7d: here from delivery, there from reading.",
+            metavar="TIME",
+            show_default=False,
+        ),
+    ] = None,
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -45,11 +55,12 @@ def send(
 
     Examples:  p2pe send bob "on my way";  df -h | p2pe send ops - --wait delivered --timeout 60
     """
+    expire_after = None if expire is None else seconds_in(expire)
     if wait is not None and wait not in WAIT_STATES:
         raise UsageError(f"--wait takes {', '.join(WAIT_STATES)}; not {wait!r}")
     written = _read_stdin() if text == ["-"] else " ".join(text)
     with client(home) as node:
-        message = node.send(name, written, key=key, reply_to=reply_to)
+        message = node.send(name, written, key=key, reply_to=reply_to, expire_after=expire_after)
         if not as_json:
             print(message["id"], flush=True)
         if wait is not None:
@@ -81,10 +92,13 @@ def inbox(
     ] = None,
     unread: Annotated[bool, typer.Option("--unread", help="Only what isn't marked as read.")] = False,
     mark_read: Annotated[bool, typer.Option("--mark-read", help="Mark what is printed as read.")] = False,
+    ids: Annotated[bool, typer.Option("--ids", help="With each one's id, for show, read and --reply-to.")] = False,
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Print messages to you, oldest first.
+    """Print messages to you, oldest first. Of what was taken back or has expired, only that is said.
+
+    Printing doesn't mark anything as read, with one exception: an expiring message begins to count down.
 
     Examples:  p2pe inbox bob;  p2pe inbox --follow --json | your-bot;  p2pe inbox --unread --mark-read
     """
@@ -96,37 +110,57 @@ def inbox(
                 if as_json:
                     output.emit_json(message, line=True)
                 else:
-                    _print_incoming(message)
-                if mark_read:
-                    node.mark_read(ids=[message["id"]])
+                    print_incoming(message, ids)
+                if mark_read or message["expire_after"]:
+                    node.mark_read(contact=message["contact"], ids=[message["id"]])
             return
         if newest is not None:
-            found = node.newest(newest, contact=name)["messages"]
+            found = node.newest(newest, contact=name, ended=True)["messages"]
         else:
-            found = list(node.all_inbox(contact=name, after=after, unread=unread))
+            found = list(node.all_inbox(contact=name, after=after, unread=unread, ended=True))
         if as_json:
             output.emit_json({"messages": found, "next": found[-1]["row"] if found else after})
         elif not found:
             output.note("Nothing here.")
         else:
             for message in found:
-                _print_incoming(message)
-        if mark_read:
-            sys.stdout.flush()
-            ids = [each["id"] for each in found if each["read_at"] is None]
-            for at in range(0, len(ids), API_MAX_BATCH):
-                node.mark_read(ids=ids[at : at + API_MAX_BATCH])
+                print_incoming(message, ids)
+        sys.stdout.flush()
+        marked = [each["id"] for each in found if each["state"] == "new" and (mark_read or each["expire_after"])]
+        for at in range(0, len(marked), API_MAX_BATCH):
+            node.mark_read(contact=name, ids=marked[at : at + API_MAX_BATCH])
 
 
-def _print_incoming(message: IncomingShape) -> None:
+def print_incoming(message: IncomingShape, ids: bool = False) -> None:
+    """One message to us; what we say about it stands in square brackets behind it, or instead of its text."""
     text = output.safe(message["text"], lines=True)
     when = output.paint(output.when(message["received_at"]), "dim")
     name = output.paint(output.safe(message["contact"]), "bold")
-    mark = "(edited) " if message["edits"] else ""
+    mark = f"{message['id'][: output.SHORT_ID]}  " if ids else ""
     first, *rest = text.split("\n")
-    print(f"{when}  {name}: {mark}{first}", flush=not rest)
+    if message["state"] in ("retracted", "expired"):
+        said = "taken back" if message["state"] == "retracted" else "expired"
+        first = output.paint(f"[{said}, {output.when(message['since'])}]", "dim")
+    print(f"{mark}{when}  {name}: {first}", flush=not rest)
     for line in rest:  # indented: nobody can write a line that looks like somebody else's message
         print(f"    {line}", flush=True)
+    for note in _notes(message):
+        print(f"    {output.paint(f'[{note}]', 'dim')}", flush=True)
+
+
+def _notes(message: IncomingShape) -> list[str]:
+    if message["state"] in ("retracted", "expired"):
+        return []
+    notes = []
+    if message["edits"]:
+        notes.append(f"replaces the text of {message['edits'][: output.SHORT_ID]}")
+    if message["edited"]:
+        notes.append("its text was changed later")
+    if message["expires_at"]:
+        notes.append(f"expires {output.when(message['expires_at'])}")
+    elif message["expire_after"]:
+        notes.append(f"expires {output.duration(message['expire_after'])} after you have read it")
+    return notes
 
 
 def outbox(
@@ -170,18 +204,26 @@ def _excerpt(text: str) -> str:
 
 
 def show(identifier: IdArgument, home: HomeOption = None, as_json: JsonOption = False) -> None:
-    """Show one message of yours: its state, why, and since when."""
+    """Show one message, of yours or to you: its state, why, and since when."""
     with client(home) as node:
-        _print_outgoing(node.message(identifier), as_json)
+        try:
+            message = node.message(identifier)
+        except NotFound as not_ours:
+            try:
+                _print_detail(node.incoming(identifier), as_json)
+            except NotFound:
+                raise not_ours from None
+            return
+        print_outgoing(message, as_json)
 
 
 def retract(identifier: IdArgument, home: HomeOption = None, as_json: JsonOption = False) -> None:
     """Take a message back: erased if it hasn't left, asked back if it has."""
     with client(home) as node:
-        _print_outgoing(node.retract(identifier), as_json)
+        print_outgoing(node.retract(identifier), as_json)
 
 
-def _print_outgoing(message: OutgoingShape, as_json: bool) -> None:
+def print_outgoing(message: OutgoingShape, as_json: bool) -> None:
     if as_json:
         output.emit_json(message)
         return
@@ -196,10 +238,42 @@ def _print_outgoing(message: OutgoingShape, as_json: bool) -> None:
         ("delivered", output.when(message["delivered_at"])),
         ("read", output.when(message["read_at"])),
     ]
-    if message["reply_to"]:
-        pairs.append(("answers", message["reply_to"]))
+    pairs += _extras(message)
     pairs.append(("text", output.safe(message["text"], lines=True)))
     output.fields(pairs)
+
+
+def _extras(message: OutgoingShape | IncomingShape) -> list[tuple[str, str]]:
+    pairs = []
+    if message["reply_to"]:
+        pairs.append(("answers", message["reply_to"]))
+    if message["edits"]:
+        pairs.append(("replaces", message["edits"]))
+    if message["expires_at"]:
+        pairs.append(("expires", output.when(message["expires_at"])))
+    elif message["expire_after"] and message["state"] not in ("retracted", "expired"):
+        pairs.append(("expires", f"{output.duration(message['expire_after'])} after it was delivered or read"))
+    return pairs
+
+
+def _print_detail(message: IncomingDetail, as_json: bool) -> None:
+    if as_json:
+        output.emit_json(message)
+        return
+    output.fields(
+        [
+            ("id", message["id"]),
+            ("from", output.safe(message["contact"])),
+            ("state", message["state"]),
+            ("why", output.safe(message["reason"])),
+            ("since", output.when(message["since"])),
+            ("sent", output.when(message["sent_at"]) + "  (by their clock)"),
+            ("received", output.when(message["received_at"])),
+            ("read", output.when(message["read_at"])),
+            *_extras(message),
+            ("text", output.safe(message["text"], lines=True)),
+        ]
+    )
 
 
 COMMANDS: Final = {

@@ -66,8 +66,8 @@ class Expiry:
             await trio.sleep(EXPIRY_PAUSE_SECONDS)
 
     async def _rest(self, seen: int, due: Millis | None) -> None:
-        """Until something changed, `due` has come, or the clock was put back."""
-        end = trio.current_time() + EXPIRY_CHECK_SECONDS
+        """Until something changed, `due` has come, the clock was put back, or it is time to look anyway."""
+        end = trio.current_time() + (EXPIRY_CHECK_SECONDS if due is None else EXPIRY_NOTE_SECONDS)
         while self._signals.anything.count == seen and trio.current_time() < end:
             left = EXPIRY_CHECK_SECONDS
             if due is not None:

@@ -63,7 +63,7 @@ def create(
 def get(tx: Tx, invite_id: int) -> Invite:
     row = tx.execute(f"SELECT {_INVITE} FROM invites WHERE id = ?", (invite_id,)).fetchone()
     if row is None:
-        raise NotFound("there is no such invite")
+        raise NotFound(f"there is no invite {invite_id}: `p2pe invites` lists them")
     return _invite(row)
 
 
