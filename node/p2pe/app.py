@@ -24,6 +24,8 @@ from p2pe.config import PEERS_SAVE_SECONDS, RESTART_FIRST_SECONDS, RESTART_MAX_S
 from p2pe.connectivity.service import open_links
 from p2pe.contacts.book import Book
 from p2pe.contacts.pairing import Pairing
+from p2pe.contacts.recovery import Recovery
+from p2pe.contacts.requests import Requests
 from p2pe.control.server import serve
 from p2pe.control.services import Services
 from p2pe.control.shapes import OverlayShape
@@ -44,6 +46,7 @@ from p2pe.overlay.host import OverlayHost, open_host
 from p2pe.overlay.hostkey import HostKey
 from p2pe.overlay.world import real_world
 from p2pe.ports import World
+from p2pe.rendezvous.recovery import RecoveryRecords
 from p2pe.storage import peers
 from p2pe.storage.database import Database, open_database
 
@@ -112,6 +115,9 @@ async def run_node(
                     bootstrap=lambda: settings.bootstrap or _servers(dht),
                     learn_bootstrap=dht.learn_bootstrap,
                 )
+                records = RecoveryRecords(world, dht)
+                requests = Requests(world, host, database, identity, connectivity, records)
+                recovery = Recovery(world, host, database, identity, connectivity, records)
                 services = Services(
                     version=version("p2pe"),
                     pid=os.getpid(),
@@ -123,6 +129,7 @@ async def run_node(
                     overlay=lambda: _overlay(host, dht),
                     book=book,
                     pairing=pairing,
+                    requests=requests,
                     links=connectivity.links,
                     couriers=couriers,
                     outbox=Outbox(database, world, signals, couriers, identity.k_msgid),
@@ -132,6 +139,8 @@ async def run_node(
                 await nursery.start(supervise, "couriers", partial(couriers.run, connectivity.links))
                 await nursery.start(supervise, "expiry", Expiry(database, world, signals).run)
                 await nursery.start(supervise, "pairing", pairing.run)
+                await nursery.start(supervise, "requests", requests.run)
+                await nursery.start(supervise, "recovery", recovery.run)
                 nursery.start_soon(_keep_peers, database, world, dht)
                 if control:
                     await nursery.start(supervise, "control", partial(serve, services, settings.home.socket))

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from p2pe_sim.processes import Person, Processes, settled
+from p2pe_sim.processes import Person, Processes, eventually, settled
 
 pytestmark = pytest.mark.journey
 
@@ -67,3 +67,32 @@ def test_restore_says_what_is_wrong_and_changes_nothing(story: Processes, tmp_pa
         assert (failed.returncode, expected in failed.stderr) == (status, True), failed.stderr
         assert "Traceback" not in failed.stderr
     assert not (tmp_path / "new").exists()
+
+
+def test_a_node_restored_from_its_words_gets_its_contacts_and_their_messages_back(
+    couple: tuple[Person, Person],
+) -> None:
+    alice, bob = couple
+    delivered(alice, "bob", "before")
+    bob.stop()
+    with alice.client() as client:
+        waiting = client.send("bob", "while you were away")["id"]
+        before = client.contact("bob")
+    again = bob.reinstall().start()
+    with again.client() as client:
+        assert client.contacts() == []
+        [request] = eventually("alice to come with her ticket", client.requests)
+        assert (request["name"], request["state"]) == ("alice", "waiting")
+        assert request["safety_number"] == before["safety_number"]
+        assert client.inbox()["messages"] == [], "nothing may arrive before the approval"
+        client.decide(request["id"], approve=True)
+    settled(alice, [waiting])
+    assert texts(again, "alice") == ["while you were away"]
+    delivered(again, "alice", "here again")
+    assert texts(alice, "bob") == ["here again"]
+    with again.client() as client:
+        assert client.requests() == []
+        assert not client.contact("alice")["verified"]
+    with alice.client() as client:
+        assert client.contact("bob")["identity_key"] == before["identity_key"]
+        assert any(each["step"] == "recover" and each["outcome"] == "ok" for each in client.why("bob")["attempts"])

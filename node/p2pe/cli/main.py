@@ -37,6 +37,7 @@ MODULES = {
     "restore": "backup",
     "resend": "identity",
     "forget": "identity",
+    "requests": "identity",
 }
 
 

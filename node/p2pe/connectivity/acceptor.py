@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 
 import structlog
 import trio
@@ -43,6 +44,11 @@ class PairingRequest:
 PairingHandler = Callable[[PairingRequest], Awaitable[bool]]
 """Answers a PairingRequest and returns True, or doesn't: then the stream is reset, as when it raises HandshakeError,
 LinkClosed or trio.TooSlowError."""
+
+Continuation = Callable[[], Awaitable[None]]
+RecoveryHandler = Callable[[PairingRequest], Awaitable[Continuation | None]]
+"""Answers a contact of before; what it returns is run after the handshake no longer counts as one under way, and closes
+the stream. None: the stream is reset, as when it raises HandshakeError, RemoteError or LinkClosed."""
 
 SessionHandler = Callable[[Session, Known], Awaitable[None]]
 """Serves an accepted session until it ends."""
@@ -86,6 +92,7 @@ class Acceptor:
         self._on_session = on_session
         self.admission = Admission()
         self.on_pairing: PairingHandler | None = None
+        self.on_recover: RecoveryHandler | None = None
 
     async def on_stream(self, stream: Stream) -> None:
         """One inbound stream, from Hello to the end of its session."""
@@ -98,13 +105,13 @@ class Acceptor:
             self.admission.end()
             in_handshake = False
             if accepted is not None:
-                await self._on_session(*accepted)
+                await accepted()
         finally:
             if in_handshake:
                 self.admission.end()
 
-    async def _accept(self, stream: Stream) -> tuple[Session, Known] | None:
-        """The handshake; None when there was none to be had, and the stream is gone."""
+    async def _accept(self, stream: Stream) -> Continuation | None:
+        """The handshake, and what follows it; None when there was none to be had, and the stream is gone."""
         remote = stream.connection.remote_address
         frames = FrameStream(stream)
         in_order = False
@@ -119,11 +126,13 @@ class Acceptor:
                 if hello.purpose is Purpose.SESSION:
                     accepted = await self._session(frames, handshake, hello)
                     in_order = accepted is not None
-                    return accepted
+                    return None if accepted is None else partial(self._on_session, *accepted)
+                if hello.purpose is Purpose.RECOVER:
+                    continuation = await self._recovery(frames, handshake, hello)
+                    in_order = continuation is not None
+                    return continuation
             if hello.purpose in (Purpose.PAIR_CODE, Purpose.PAIR_LINK):
                 in_order = await self._pairing(frames, handshake, hello)
-            else:
-                self.admission.failed(remote)
         except (RemoteError, LinkClosed, trio.TooSlowError) as problem:
             self.admission.failed(remote)
             _log.debug("an inbound handshake ended early", reason=type(problem).__name__)
@@ -145,7 +154,7 @@ class Acceptor:
         if not self.admission.may_contact(known.contact_id):
             return None
         started = trio.current_time()
-        expected = Expected(known.identity_key, None, known.list_version, known.protocol_version)
+        expected = Expected(known.identity_key, None, known.list_version, known.protocol_version, known.revoked)
         try:
             await frames.write(handshake.reply(keys.psk0, expected=expected))
             await frames.write(handshake.receive_first(await frames.read()))
@@ -158,6 +167,15 @@ class Acceptor:
         uses_next = keys is not known.keys[0]
         session = Session(self._world, frames, established, known.contact_id, keys.receipt, uses_next_secret=uses_next)
         return session, known
+
+    async def _recovery(self, frames: FrameStream, handshake: ResponderHandshake, hello: Hello) -> Continuation | None:
+        """Everybody who comes so counts as a stranger: all that they prove at first is that they know our identity."""
+        remote = frames.stream.connection.remote_address
+        exhausted = self.admission.is_exhausted(remote)
+        self.admission.failed(remote)
+        if self.on_recover is None or exhausted:
+            return None
+        return await self.on_recover(PairingRequest(hello, handshake, frames, lambda: None))
 
     async def _pairing(self, frames: FrameStream, handshake: ResponderHandshake, hello: Hello) -> bool:
         """True when an answer was written that must still get through."""

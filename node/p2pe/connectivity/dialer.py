@@ -158,7 +158,7 @@ class SessionDialer:
             tag=tag,
             nonce=nonce,
             entropy=self._world.entropy(DIALER_ENTROPY_BYTES),
-            expected=Expected(known.identity_key, None, known.list_version, known.protocol_version),
+            expected=Expected(known.identity_key, None, known.list_version, known.protocol_version, known.revoked),
         )
         with trio.fail_after(HANDSHAKE_TIMEOUT):
             frames = FrameStream(await connection.open_stream(SESSION_PROTOCOL))

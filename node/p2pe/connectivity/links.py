@@ -76,6 +76,7 @@ class LinkRegistry:
         self._renewing: dict[ContactId, None] = {}
         self._is_stopping = False
         self.changed = Pulse()
+        self.on_unreachable: Callable[[ContactId], None] | None = None  # a contact couldn't be reached
 
     # --- what there is ---
 
@@ -141,6 +142,8 @@ class LinkRegistry:
             self._adopt(await self._dialer.dial(known), known)
         except Unreachable as problem:
             dialling.problem = problem
+            if self.on_unreachable is not None and not self._is_stopping:
+                self.on_unreachable(contact_id)
         finally:
             del self._dials[contact_id]
             dialling.done.set()
@@ -207,12 +210,19 @@ class LinkRegistry:
         version = session.list_version
 
         def note(tx: Tx) -> None:
-            contacts.saw(tx, known.contact_id, now, list_version=version, protocol_version=session.version)
+            contacts.saw(
+                tx,
+                known.contact_id,
+                now,
+                list_version=version,
+                protocol_version=session.version,
+                revoked=session.revoked,
+            )
             if peer is not None:
                 contacts.set_peer(tx, known.contact_id, peer)
             row = contacts.secrets(tx, known.contact_id)
             if row.next_secret is not None and session.uses_next_secret:
-                contacts.replace_secret(tx, known.contact_id, row.next_secret, row.pair_epoch + 1, now)
+                contacts.replace_secret(tx, known.contact_id, row.next_secret, row.next_epoch, now)
 
         try:
             await self._database.write(note)

@@ -71,6 +71,8 @@ class Session:
         self.is_dialer = established.is_dialer
         self.version = established.version
         self.list_version = established.peer_certificate.list_version
+        self.device_key = established.peer_certificate.device_key
+        self.revoked = established.peer_certificate.revoked
         self.uses_next_secret = uses_next_secret  # made under a pair secret that was agreed but not yet confirmed
         self.ended = trio.Event()
         self.goodbye: GoodbyeReason | None = None  # the other side's, if it said one

@@ -11,12 +11,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import trio
+
 from p2pe.connectivity.streams import FrameStream
 from p2pe.core.codec import decode_frame, encode_frame
 from p2pe.core.handshake import Established
 from p2pe.core.names import free_name, safe_name
 from p2pe.core.tickets import NONCE_BYTES, seal_ticket
-from p2pe.errors import HandshakeError, InviteExpired
+from p2pe.errors import HandshakeError, InviteExpired, LinkClosed, RemoteError
 from p2pe.identity.keys import Identity
 from p2pe.model import Contact, ContactId, Goodbye, GoodbyeReason, Millis, PairConfirm, PeerInfo
 from p2pe.ports import World
@@ -58,6 +60,21 @@ class PairChannel:
         goodbye = encode_frame(Goodbye(GoodbyeReason.SUPERSEDED))
         await self._frames.write(self._established.send_cipher.encrypt(goodbye))
 
+    async def until_closed(self, scope: trio.CancelScope) -> None:
+        """Cancels `scope` when the other side goes away while it has nothing to say."""
+        try:
+            await self._frames.read()
+        except (LinkClosed, RemoteError):
+            pass
+        scope.cancel()
+
+    async def aclose(self) -> None:
+        """What was written still gets through."""
+        await self._frames.stream.aclose()
+
+    def abort(self) -> None:
+        self._frames.stream.reset()
+
     async def receive_confirm(self, name: str) -> Agreed:
         """Takes their proof and ticket. Raises LinkClosed, RemoteError, InviteExpired when they refused."""
         established = self._established
@@ -91,7 +108,7 @@ def store_as_invitee(tx: Tx, agreed: Agreed, now: Millis, peer: PeerInfo) -> tup
         contact_id = _add(tx, agreed, now)
     else:
         contact_id = known.id
-        contacts.replace_secret(tx, contact_id, agreed.secret, contacts.secrets(tx, contact_id).pair_epoch + 1, now)
+        contacts.replace_secret(tx, contact_id, agreed.secret, 1, now)
         contacts.set_ticket(tx, contact_id, agreed.ticket)
     contacts.set_peer(tx, contact_id, peer)
     return contacts.get(tx, contact_id), known is None

@@ -14,6 +14,7 @@ from p2pe.config import API_MAX_WAIT
 from p2pe.contacts.pairing import ShownInvite
 from p2pe.control import present
 from p2pe.control.failures import BodyLimit, install, while_connected
+from p2pe.control.identity import identity_router
 from p2pe.control.messages import messages_router
 from p2pe.control.schemas import AcceptBody, ContactChange, InviteBody
 from p2pe.control.services import Services
@@ -47,6 +48,7 @@ def make_api(services: Services) -> FastAPI:
     for router in (_node_router(services), _contacts_router(services), _invites_router(services)):
         api.include_router(router, prefix="/v1")
     api.include_router(messages_router(services), prefix="/v1")
+    api.include_router(identity_router(services), prefix="/v1")
     return api
 
 

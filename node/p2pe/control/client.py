@@ -35,6 +35,8 @@ if TYPE_CHECKING:
         MarkedAnswer,
         OutboxAnswer,
         OutgoingShape,
+        RequestsAnswer,
+        RequestShape,
         StatusAnswer,
         WhyAnswer,
     )
@@ -150,6 +152,16 @@ class Client:
 
     def revoke_invite(self, invite_id: int) -> None:
         self._call("DELETE", f"/v1/invites/{invite_id}")
+
+    # --- the life of an identity ---
+
+    def requests(self) -> list[RequestShape]:
+        """Former contacts who came to this restored identity."""
+        return cast("RequestsAnswer", self._call("GET", "/v1/requests"))["requests"]
+
+    def decide(self, request_id: int, *, approve: bool, name: str | None = None) -> RequestShape:
+        body = _given({"approve": approve, "name": name})
+        return cast("RequestShape", self._call("POST", f"/v1/requests/{request_id}", body))
 
     # --- messages ---
 

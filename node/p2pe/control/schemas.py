@@ -49,6 +49,11 @@ class AcceptBody(_Request):
     name: str | None = None
 
 
+class DecisionBody(_Request):
+    approve: bool
+    name: str | None = Field(default=None, description="What to call them; else as before.")
+
+
 class ContactChange(_Request):
     name: str | None = None
     verified: bool | None = None

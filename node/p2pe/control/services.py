@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from p2pe.connectivity.links import LinkRegistry
 from p2pe.contacts.book import Book
 from p2pe.contacts.pairing import Pairing
+from p2pe.contacts.requests import Requests
 from p2pe.control.shapes import OverlayShape
 from p2pe.messaging.courier import Couriers
 from p2pe.messaging.inbox import Inbox
@@ -30,6 +31,7 @@ class Services:
     overlay: Callable[[], OverlayShape]
     book: Book
     pairing: Pairing
+    requests: Requests
     links: LinkRegistry
     couriers: Couriers
     outbox: Outbox

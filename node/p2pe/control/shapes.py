@@ -126,6 +126,23 @@ class InvitesAnswer(TypedDict):
     invites: list[InviteShape]
 
 
+class RequestShape(TypedDict):
+    """A former contact who came to this restored identity. `state`: waiting, approved, refused."""
+
+    id: int
+    name: str
+    identity_key: str
+    safety_number: str
+    met_at: int
+    first_at: int
+    last_at: int
+    state: str
+
+
+class RequestsAnswer(TypedDict):
+    requests: list[RequestShape]
+
+
 class AttemptShape(TypedDict):
     at: int
     step: str

@@ -81,6 +81,11 @@ def recover_lookup_seed(restored: IdentityKey, day: int) -> bytes:
     return hkdf(restored, b"p2pe/1 recover rv" + day.to_bytes(4, "big"))
 
 
+def recover_aead_key(restored: IdentityKey, day: int) -> bytes:
+    """Key that seals the addresses in that record: storers can't read it, everybody who knows the identity can."""
+    return hkdf(restored, b"p2pe/1 recover record" + day.to_bytes(4, "big"))
+
+
 def identity_commitment(key: IdentityKey) -> bytes:
     """16 bytes in an invite link that pin the inviter's identity key."""
     return hashlib.sha256(b"p2pe/1 invite" + key).digest()[:16]

@@ -64,6 +64,7 @@ class Expected:
     commitment: bytes | None = None  # pairing by link: derive.identity_commitment of the inviter
     list_version: int = 0  # the highest seen of this contact
     version: int = PROTOCOL_VERSION  # the highest protocol version seen of this contact; no way back
+    revoked: frozenset[bytes] = frozenset()  # device keys that the newest certificate seen of this contact revokes
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +140,8 @@ class _Party:
             raise HandshakeError(
                 f"the device list has version {certificate.list_version}; {expected.list_version} was seen before"
             )
+        if certificate.device_key in expected.revoked:
+            raise HandshakeError("the other side's device has been revoked by its owner")
         if names_us and payload.peer_identity_key != self._local.identity_key:
             raise HandshakeError("the other side takes us for somebody else")
         if not names_us and payload.peer_identity_key is not None:

@@ -29,6 +29,7 @@ class Known:
     keys: tuple[PairKeys, ...] = field(repr=False)
     peer: PeerInfo | None  # where it was reached last
     last_seen: int  # Unix milliseconds; 0 = never
+    revoked: frozenset[bytes] = frozenset()  # their device keys that no longer count
 
     @property
     def our_direction(self) -> int:
@@ -89,4 +90,5 @@ class Roster:
             keys=tuple(pair_keys(secret) for secret in secrets),
             peer=row.peer,
             last_seen=row.last_seen or 0,
+            revoked=row.revoked,
         )

@@ -6,6 +6,7 @@ A name is unique without regard to ASCII case: `bob` and `Bob` would be mixed up
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +19,7 @@ from p2pe.storage.peers import decode_addresses, encode_addresses
 _CONTACT = "id, name, identity_key, paired_at, verified, blocked, tells_reading"
 _SECRETS = (
     f"{_CONTACT}, pair_secret, pair_epoch, next_secret, rotated_at, list_version, protocol_version, ticket, "
-    "addresses, last_seen"
+    "addresses, last_seen, next_epoch, contribution, revoked"
 )
 
 
@@ -36,6 +37,9 @@ class ContactSecrets:
     ticket: bytes | None = field(repr=False)  # theirs; handed back when they come with nothing but their phrase
     peer: PeerInfo | None  # where it was reached last
     last_seen: Millis | None
+    next_epoch: int = 1  # of `next_secret`: 1 after a pairing or recovery
+    contribution: bytes | None = field(default=None, repr=False)  # ours to a rotation that isn't over
+    revoked: frozenset[bytes] = frozenset()  # device keys that the contact's newest certificate revokes
 
 
 def add(
@@ -134,12 +138,20 @@ def all_secrets(tx: Tx) -> tuple[ContactSecrets, ...]:
     return tuple(_secrets(row) for row in tx.execute(f"SELECT {_SECRETS} FROM contacts ORDER BY id").fetchall())
 
 
-def saw(tx: Tx, contact_id: ContactId, now: Millis, *, list_version: int, protocol_version: int) -> None:
-    """After each authenticated handshake. Both versions only ever grow."""
+def saw(
+    tx: Tx,
+    contact_id: ContactId,
+    now: Millis,
+    *,
+    list_version: int,
+    protocol_version: int,
+    revoked: Sequence[bytes] = (),
+) -> None:
+    """After each authenticated handshake. Both versions only ever grow; `revoked` goes with the list version."""
     tx.execute(
-        "UPDATE contacts SET last_seen = ?, list_version = max(list_version, ?), "
-        "protocol_version = max(protocol_version, ?) WHERE id = ?",
-        (now, list_version, protocol_version, contact_id),
+        "UPDATE contacts SET last_seen = ?1, revoked = CASE WHEN list_version <= ?2 THEN ?4 ELSE revoked END, "
+        "list_version = max(list_version, ?2), protocol_version = max(protocol_version, ?3) WHERE id = ?5",
+        (now, list_version, protocol_version, b"".join(revoked), contact_id),
     )
 
 
@@ -156,15 +168,21 @@ def set_ticket(tx: Tx, contact_id: ContactId, ticket: bytes) -> None:
 def replace_secret(tx: Tx, contact_id: ContactId, pair_secret: bytes, epoch: int, now: Millis) -> None:
     """A new pair secret (recovery, or the end of a rotation); the old one and any half-agreed one are erased."""
     tx.execute(
-        "UPDATE contacts SET pair_secret = ?, pair_epoch = ?, next_secret = NULL, rotated_at = ? WHERE id = ?",
+        "UPDATE contacts SET pair_secret = ?, pair_epoch = ?, next_secret = NULL, next_epoch = 1, contribution = NULL, "
+        "rotated_at = ? WHERE id = ?",
         (pair_secret, epoch, now, contact_id),
     )
     _refuse_missing(tx)
 
 
 def set_next_secret(tx: Tx, contact_id: ContactId, next_secret: bytes | None) -> None:
-    """Phase one of a rotation: both secrets are valid until `replace_secret`."""
-    _change(tx, contact_id, "next_secret", next_secret)
+    """A secret from a pairing or recovery, beside the one in use: both are valid until `replace_secret`. It takes the
+    place of one that a rotation had agreed on."""
+    tx.execute(
+        "UPDATE contacts SET next_secret = ?, next_epoch = 1, contribution = NULL WHERE id = ?",
+        (next_secret, contact_id),
+    )
+    _refuse_missing(tx)
 
 
 def _change(tx: Tx, contact_id: ContactId, column: str, value: object) -> None:
@@ -196,7 +214,8 @@ def _contact(row: tuple[Any, ...]) -> Contact:
 
 
 def _secrets(row: tuple[Any, ...]) -> ContactSecrets:
-    secret, epoch, following, rotated_at, list_version, protocol_version, ticket, addresses, last_seen = row[7:]
+    secret, epoch, following, rotated_at, list_version, protocol_version, ticket, addresses, last_seen = row[7:16]
+    next_epoch, contribution, revoked = row[16:]
     return ContactSecrets(
         contact=_contact(row),
         pair_secret=secret,
@@ -208,6 +227,9 @@ def _secrets(row: tuple[Any, ...]) -> ContactSecrets:
         ticket=ticket,
         peer=_peer(addresses),
         last_seen=None if last_seen is None else Millis(last_seen),
+        next_epoch=next_epoch,
+        contribution=contribution,
+        revoked=frozenset(revoked[at : at + 32] for at in range(0, len(revoked), 32)),
     )
 
 

@@ -1,0 +1,43 @@
+"""The control API's routes for the life of an identity: requests of former contacts."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Response
+from fastapi.responses import JSONResponse
+
+from p2pe.control.schemas import DecisionBody
+from p2pe.control.services import Services
+from p2pe.control.shapes import RequestsAnswer, RequestShape
+from p2pe.core.derive import safety_number
+from p2pe.storage.requests import Request
+
+
+def identity_router(services: Services) -> APIRouter:
+    routes = APIRouter(tags=["identity"])
+    requests = services.requests
+
+    def shown(request: Request) -> RequestShape:
+        return {
+            "id": request.id,
+            "name": request.name or request.petname,
+            "identity_key": request.identity_key.hex(),
+            "safety_number": safety_number(services.identity_key, request.identity_key),
+            "met_at": request.met_at,
+            "first_at": request.first_at,
+            "last_at": request.last_at,
+            "state": request.state,
+        }
+
+    @routes.get("/requests", response_model=RequestsAnswer)
+    async def list_requests() -> Response:
+        """Former contacts of this restored identity who came with a ticket of ours."""
+        return JSONResponse({"requests": [shown(each) for each in await requests.list()]})
+
+    @routes.post("/requests/{request_id}", response_model=RequestShape)
+    async def decide(request_id: int, body: DecisionBody) -> Response:
+        """Approved ones become contacts at once if they are on the line, else when they come next."""
+        if body.approve:
+            return JSONResponse(shown(await requests.approve(request_id, body.name)))
+        return JSONResponse(shown(await requests.refuse(request_id)))
+
+    return routes
