@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import secrets
+import shutil
 import signal
 import statistics
 import subprocess
@@ -17,6 +20,13 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import trio
+from p2pe.identity.home import Home
+from p2pe.identity.keyring import open_identity
+from p2pe.model import IdentityKey, Millis
+from p2pe.overlay.world import real_world
+from p2pe.storage import contacts
+from p2pe.storage.database import open_database
 from p2pe_sim.processes import Person, Processes, eventually, pair, processes, settled
 from rich.console import Console
 from rich.progress import Progress
@@ -31,7 +41,9 @@ THROUGHPUT_SECONDS = 8.0
 ONE_BY_ONE = 200  # messages sent one at a time
 STARTS = 3
 COMMANDS = 10
-IDLE_SECONDS = 20.0
+IDLE_SECONDS = 60.0
+IDLE_CONTACTS = 100
+SETTLE_SECONDS = 20.0  # after a start: records are published, contacts greeted
 OUT = Path("build/bench.json")
 
 
@@ -127,16 +139,73 @@ def _cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def idle(person: Person) -> tuple[float, float]:
-    """Resident MiB, and percent of one core over IDLE_SECONDS, of a node that has nothing to do."""
+def session_setups(alice: Person, bob: Person) -> float:
+    """Milliseconds of the handshake on an open connection, as the dialing node noted it: median over restarts."""
+    took = []
+    for _ in range(STARTS):
+        bob.stop()
+        bob.start()
+        with bob.client() as client:
+            eventually("a session", lambda client=client: client.contact("alice")["connected"])  # type: ignore[misc]
+        for person, name in ((alice, "bob"), (bob, "alice")):
+            with person.client() as client:
+                attempts = client.why(name)["attempts"]
+            took += [each["took"] for each in attempts if each["step"] == "handshake" and each["outcome"] == "ok"]
+    return statistics.median(took) * 1000
+
+
+def add_strangers(person: Person) -> None:
+    """Gives a person, whose node is stopped, IDLE_CONTACTS contacts that nobody ever hears of."""
+    home = Home(person.home)
+    identity = open_identity(home, None)
+
+    async def fill() -> None:
+        async with open_database(home.database, identity.database_key, real_world()) as database:
+            for number in range(IDLE_CONTACTS):
+                key, secret = IdentityKey(secrets.token_bytes(32)), secrets.token_bytes(32)
+                now = Millis(int(time.time() * 1000))
+                await database.write(
+                    lambda tx, number=number, key=key, secret=secret, now=now: contacts.add(  # type: ignore[misc]
+                        tx, name=f"c{number}", identity_key=key, pair_secret=secret, paired_at=now, list_version=1
+                    )
+                )
+
+    trio.run(fill)
+
+
+def _tcp_bytes(pid: int) -> dict[str, int]:
+    """Bytes that each TCP connection of a process has carried, both ways, by its two ends; empty without `ss`."""
+    if shutil.which("ss") is None:
+        return {}
+    lines = subprocess.run(["ss", "-tinpO"], capture_output=True, text=True, check=True).stdout.splitlines()
+    found = {}
+    for line in lines:
+        if f"pid={pid}," in line:
+            ends = " ".join(line.split()[3:5])
+            found[ends] = sum(int(n) for n in re.findall(r"bytes_(?:sent|received):(\d+)", line))
+    return found
+
+
+@dataclass
+class Idle:
+    resident: float  # MiB
+    cpu: float  # percent of one core
+    traffic: float | None  # bytes a second over TCP connections that live at the end; None without `ss`
+
+
+def idle(person: Person) -> Idle:
+    """Of a node with IDLE_CONTACTS contacts, all away, and nothing to do, over IDLE_SECONDS."""
     assert person.node is not None
     pid = person.node.process.pid
-    before = _cpu_seconds(pid)
+    time.sleep(SETTLE_SECONDS)
+    before, carried = _cpu_seconds(pid), _tcp_bytes(pid)
     time.sleep(IDLE_SECONDS)
     cpu = (_cpu_seconds(pid) - before) / IDLE_SECONDS * 100
+    after = _tcp_bytes(pid)
+    traffic = sum(count - carried.get(ends, 0) for ends, count in after.items()) / IDLE_SECONDS if after else None
     status = Path(f"/proc/{pid}/status").read_text()
     resident = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS"))
-    return resident / 1024, cpu
+    return Idle(resident / 1024, cpu, traffic)
 
 
 def command_time(person: Person) -> float:
@@ -159,30 +228,38 @@ def measure(story: Processes, step: Callable[[str], None]) -> list[Figure]:
     pair(alice, bob)
     step("latency")
     took = sorted(latencies(alice))
-    step("idle")
-    resident, cpu = idle(alice)
     step("throughput")
     rate = throughput(alice)
     step("first waiting message")
     first = statistics.median(first_waiting(alice, bob) for _ in range(STARTS))
+    step("session set-up")
+    setup = session_setups(alice, bob)
     step("starts")
     ready, connected = starts(bob)
     step("commands")
     command = command_time(alice)
     step("vanished peer")
     gone = vanished(alice, bob)
+    step("idle")
+    carol = story.person("carol")
+    add_strangers(carol)
+    rest = idle(carol.start())
     batch_floor = floor["sqlite_full_rows_per_s_by_100"]
+    commit_ms = 1000 / floor["sqlite_full_commits_per_s"]
     return [
         Figure("256 B messages, durable and receipted, 1,024 in flight", rate, "/s", 20_000, True),
         Figure("... of the same run's SQLite FULL batch floor", rate / batch_floor * 100, "%", 15, True),
         Figure("send to DELIVERED, median", statistics.median(took), "ms", 3),
+        Figure("... in single commits of the same run's floor", statistics.median(took) / commit_ms, ""),
         Figure("send to DELIVERED, p95", took[int(len(took) * 0.95)], "ms", 8),
         Figure("both online to first waiting message delivered", first, "s", 0.5),
         Figure("start to ready", ready, "s", 1.5),
         Figure("start to connected to the overlay", connected, "s", 2.0),
         Figure("a vanished peer noticed", gone, "s", 10),
-        Figure("idle: resident memory", resident, "MiB", 100),
-        Figure("idle: CPU", cpu, "%", 0.1),
+        Figure("session set-up on an open connection", setup, "ms", 10),
+        Figure("idle, 100 contacts: resident memory", rest.resident, "MiB", 100),
+        Figure("idle, 100 contacts: CPU", rest.cpu, "%", 0.1),
+        *([Figure("idle, 100 contacts: traffic", rest.traffic, "B/s", 200)] if rest.traffic is not None else []),
         Figure("a command against a running node", command, "ms", 150),
         *(Figure(f"floor: {name}", value, "") for name, value in floor.items()),
     ]
@@ -192,7 +269,7 @@ def main() -> int:
     """Always exit status 0 once measured: a benchmark tells, it doesn't judge."""
     console = Console()
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress, processes() as story:
-        task = progress.add_task("measuring", total=9)
+        task = progress.add_task("measuring", total=10)
 
         def step(what: str) -> None:
             progress.update(task, advance=1, description=what)
