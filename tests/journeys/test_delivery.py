@@ -107,13 +107,16 @@ def test_follow_shows_each_message_as_it_arrives(couple: tuple[Person, Person]) 
 
 def test_long_and_strange_texts_arrive_as_they_were(couple: tuple[Person, Person]) -> None:
     alice, bob = couple
-    strange = ["x" * 32 * 1024, "emoji 🐯 and \u202ertl\u202c", "tab\tnewline\n", " "]
+    strange = ["x" * 32 * 1024, "emoji 🐯 and \u202ertl\u202c", "tab\tnewline\n"]
     with alice.client() as client:
         ids = [client.send("bob", text)["id"] for text in strange]
     settled(alice, ids)
     assert texts(bob, "alice") == strange
     too_long = alice.command("send", "bob", "-", stdin="x" * (32 * 1024 + 1), check=False)
     assert too_long.returncode in (1, 2)
+    for nothing in ("", " ", "\n"):
+        empty = alice.command("send", "bob", "-", stdin=nothing, check=False)
+        assert empty.returncode in (1, 2) and "empty" in empty.stderr
     assert "32769" in too_long.stderr.replace(",", "").replace(" ", "") or "32,769" in too_long.stderr
 
 

@@ -12,6 +12,7 @@ from p2pe.config import KAD_PROTOCOL
 from p2pe.core.addresses import with_peer
 from p2pe.core.records import make_record, public_key_of, record_key
 from p2pe.core.varint import DelimitedReader, delimit
+from p2pe.errors import Unreachable
 from p2pe.model import Millis
 from p2pe.overlay.dht import Dht, Mode, open_dht
 from p2pe.overlay.host import OverlayHost, open_host
@@ -94,9 +95,13 @@ def signed(
 
 
 async def exchange(connection: Connection, request: kad_pb2.Message | bytes) -> kad_pb2.Message | None:
-    """Sends one raw request; None when the server reset the stream."""
+    """Sends one raw request; None when the server reset the stream, which may be before its protocol is settled."""
     raw = request if isinstance(request, bytes) else request.SerializeToString()
-    stream = await connection.open_stream(KAD_PROTOCOL)
+    try:
+        stream = await connection.open_stream(KAD_PROTOCOL)
+    except Unreachable:
+        assert connection.is_alive
+        return None
     try:
         await stream.send_all(delimit(raw))
         reader = DelimitedReader(1 << 20)

@@ -118,6 +118,8 @@ class HostConnection:
         except RemoteError as error:
             raise Unreachable(f"{self._remote_peer}: {error}") from error
         except STREAM_ERRORS:
+            if self.is_alive:
+                raise Unreachable(f"{self._remote_peer} refused a stream of {protocol}") from None
             raise Unreachable(f"the connection to {self._remote_peer} ended while opening {protocol}") from None
         finally:
             if muxed is not None:
