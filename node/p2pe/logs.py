@@ -27,9 +27,11 @@ Event = MutableMapping[str, Any]
 
 
 def _redact(_logger: object, _method: str, event: Event) -> Event:
-    for field in event:
+    for field, value in event.items():
         if field in _PRIVATE_FIELDS:
             event[field] = "[redacted]"
+        elif isinstance(value, str) and not value.isprintable():  # an address or error may quote a stranger
+            event[field] = repr(value)
     return event
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from p2pe.config import MAX_NAME_CHARS
-from p2pe.core.names import contact_name, free_name, safe_name, safe_text
+from p2pe.core.names import contact_name, free_name, safe_name, safe_text, skeleton
 from p2pe.errors import UsageError
 
 
@@ -26,6 +26,47 @@ def test_nothing_that_controls_survives(text: str) -> None:
             "Zp",
         )
     assert not set(safe_text(text, lines=False)) & set("\n\t\u200c\u200d\r\x1b")
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text(), st.text())
+def test_marks_do_not_pile_up_and_joiners_do_not_hide(one: str, other: str) -> None:
+    shown = safe_text(f"{one}z{chr(0x301) * 50}{other}")
+    marks = 0
+    for char in shown:
+        marks = marks + 1 if unicodedata.category(char) in ("Mn", "Me") else 0
+        assert marks <= 4
+    assert safe_text(f"a\u200d{one}")[1:2] != "\u200d"
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("alice", "Alice"),
+        ("alice", "\u0430lice"),  # Cyrillic a
+        ("paul", "pau1"),
+        ("bob", "B0B"),
+        ("maria", "rnaria"),
+        ("zoe", "Zoë"),
+        ("bill", "bi11"),
+        ("ann", "a n n"),
+        ("george", "ge\u03bfrge"),  # Greek omicron
+        ("walter", "vvalter"),
+    ],
+)
+def test_names_that_look_alike(one: str, other: str) -> None:
+    assert skeleton(one) == skeleton(other)
+
+
+def test_names_that_do_not() -> None:
+    names = ["ann", "anna", "bob", "rob", "carl", "karl", "max", "mac", "нина", "김", "김민", "李", "王", "🐯", "🐻"]
+    assert len({skeleton(each) for each in names}) == len(names)
+
+
+def test_names_have_no_blank_letters() -> None:
+    assert safe_name("bo\u3164b\ufe0f \u200b\u2800") == "bob"
+    with pytest.raises(UsageError, match="invisible"):
+        contact_name("bo\u3164b")
 
 
 @settings(max_examples=300, deadline=None)

@@ -47,6 +47,19 @@ def list_contacts(home: HomeOption = None, as_json: JsonOption = False) -> None:
         for each in found
     ]
     output.table(("NAME", "CONNECTION", "SAFETY NUMBER", "SINCE"), rows)
+    for each in found:
+        _warn_of_likeness(each)
+
+
+def _warn_of_likeness(contact: ContactShape) -> None:
+    """Two names that a person may take for each other: somebody may want just that."""
+    if contact["looks_like"]:
+        others = " and ".join(f"“{output.safe(each)}”" for each in contact["looks_like"])
+        name = output.safe(contact["name"])
+        output.note(
+            f"Careful: “{name}” looks like {others}, and is somebody else. "
+            f"`p2pe contacts rename` gives one of them a clearer name."
+        )
 
 
 def _connection(contact: ContactShape) -> str:
@@ -135,6 +148,7 @@ def _print_contact(contact: ContactShape, as_json: bool) -> None:
     if as_json:
         output.emit_json(contact)
         return
+    _warn_of_likeness(contact)
     verified = "you have compared the safety number" if contact["verified"] else "not verified"
     output.fields(
         [
@@ -260,6 +274,7 @@ def _print_pairing(contact: ContactShape) -> None:
         print(f"    {line}")
     print(f"\nCompare it by voice or in person when it matters, then:  p2pe contacts verify {name}")
     print(f"Write:  p2pe send {name} hello")
+    _warn_of_likeness(contact)
 
 
 # --- reachability ---

@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from p2pe.core.names import safe_text
 from p2pe.errors import P2peError
 
 EPILOG = "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 no node is running, 4 not found, 5 timed out."
@@ -98,7 +99,7 @@ def main() -> None:
         if "--json" in arguments:
             print(json.dumps({"error": {"code": error.code, "message": str(error)}}), file=sys.stderr)
         else:
-            print(f"p2pe: {error}", file=sys.stderr)
+            print(f"p2pe: {safe_text(str(error))}", file=sys.stderr)  # it may quote others
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -5,6 +5,7 @@ A route does no more than read the request, call one room, and present what it s
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, FastAPI, Query, Request, Response
@@ -27,6 +28,7 @@ from p2pe.control.shapes import (
     StatusAnswer,
     WhyAnswer,
 )
+from p2pe.core.names import skeleton
 from p2pe.model import Contact, MessageState
 
 _FAILURES: Final[dict[int | str, dict[str, Any]]] = {"default": {"model": ErrorAnswer, "description": "It failed."}}
@@ -88,9 +90,24 @@ def _node_router(services: Services) -> APIRouter:
     return routes
 
 
-def _shown(services: Services, person: Contact) -> ContactShape:
+async def _shown(services: Services, person: Contact) -> ContactShape:
+    [one] = _all_shown(services, [person], await services.book.list())
+    return one
+
+
+def _all_shown(services: Services, people: Sequence[Contact], everyone: Sequence[Contact]) -> list[ContactShape]:
+    alike: dict[str, list[str]] = {}
+    for each in everyone:
+        alike.setdefault(skeleton(each.name), []).append(each.name)
+    return [
+        _present(services, each, [name for name in alike.get(skeleton(each.name), ()) if name != each.name])
+        for each in people
+    ]
+
+
+def _present(services: Services, person: Contact, looks_like: Sequence[str]) -> ContactShape:
     link = services.links.current(person.id)
-    return present.contact(person, services.identity_key, link.path if link else None)
+    return present.contact(person, services.identity_key, link.path if link else None, looks_like)
 
 
 def _contacts_router(services: Services) -> APIRouter:
@@ -99,17 +116,17 @@ def _contacts_router(services: Services) -> APIRouter:
 
     @routes.get("", response_model=ContactsAnswer)
     async def list_contacts() -> Response:
-        return JSONResponse({"contacts": [_shown(services, each) for each in await book.list()]})
+        return JSONResponse({"contacts": _all_shown(services, everyone := await book.list(), everyone)})
 
     @routes.post("", response_model=ContactShape, status_code=201)
     async def accept(body: AcceptBody, request: Request) -> Response:
         """Accepts an invite. Answers once both sides have stored each other."""
         person = await while_connected(request, lambda: services.pairing.accept(body.invitation, body.name))
-        return JSONResponse(_shown(services, person), status_code=201)
+        return JSONResponse(await _shown(services, person), status_code=201)
 
     @routes.get("/{name}", response_model=ContactShape)
     async def show(name: str) -> Response:
-        return JSONResponse(_shown(services, await book.find(name)))
+        return JSONResponse(await _shown(services, await book.find(name)))
 
     @routes.patch("/{name}", response_model=ContactShape)
     async def change(name: str, body: ContactChange) -> Response:
@@ -122,7 +139,7 @@ def _contacts_router(services: Services) -> APIRouter:
             await book.set_tells_reading(name, body.receipts)
         if body.name is not None:
             await book.rename(name, body.name)
-        return JSONResponse(_shown(services, await book.find(body.name or name)))
+        return JSONResponse(await _shown(services, await book.find(body.name or name)))
 
     @routes.delete("/{name}", status_code=204)
     async def remove(name: str) -> Response:
@@ -142,7 +159,7 @@ def _invites_router(services: Services) -> APIRouter:
     async def shown(invite: ShownInvite) -> InviteShape:
         person = None
         if invite.contact_id is not None:
-            person = _shown(services, await services.book.get(invite.contact_id))
+            person = await _shown(services, await services.book.get(invite.contact_id))
         return present.invite(invite, person)
 
     @routes.get("", response_model=InvitesAnswer)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from p2pe.contacts.pairing import ShownInvite
 from p2pe.control.shapes import AttemptShape, ContactShape, IncomingShape, InviteShape, OutgoingShape, WhyAnswer
 from p2pe.core.delivery import Situation
@@ -62,8 +64,8 @@ def incoming(message: IncomingMessage) -> IncomingShape:
     }
 
 
-def contact(person: Contact, own: IdentityKey, path: PathKind | None) -> ContactShape:
-    """`path`: of the live link, None without one."""
+def contact(person: Contact, own: IdentityKey, path: PathKind | None, looks_like: Sequence[str] = ()) -> ContactShape:
+    """`path`: of the live link, None without one. `looks_like`: names of others that a person may mix it up with."""
     return {
         "name": person.name,
         "identity_key": person.identity_key.hex(),
@@ -74,6 +76,7 @@ def contact(person: Contact, own: IdentityKey, path: PathKind | None) -> Contact
         "receipts": person.tells_reading,
         "connected": path is not None,
         "path": None if path is None else path.value,
+        "looks_like": list(looks_like),
     }
 
 

@@ -92,6 +92,8 @@ class MarkedAnswer(TypedDict):
 
 
 class ContactShape(TypedDict):
+    """`looks_like`: names of other contacts that a person may take this one for."""
+
     name: str
     identity_key: str
     safety_number: str
@@ -101,6 +103,7 @@ class ContactShape(TypedDict):
     receipts: bool
     connected: bool
     path: str | None
+    looks_like: list[str]
 
 
 class ContactsAnswer(TypedDict):
