@@ -51,7 +51,7 @@ class DaskEngine:
     """An engine of `sweep` on a Dask client."""
 
     def __init__(self, client: Client, limit: float = SEED_LIMIT) -> None:
-        self._client = client
+        self.client = client
         self._limit = limit
 
     def run(self, jobs: Iterable[Job]) -> Iterator[tuple[Job, Result]]:
@@ -62,12 +62,12 @@ class DaskEngine:
         completed = as_completed()
         exhausted = False
         while True:
-            while not exhausted and len(under_way) < 2 * max(1, sum(self._client.nthreads().values())):
+            while not exhausted and len(under_way) < 2 * max(1, sum(self.client.nthreads().values())):
                 job = next(source, None)
                 if job is None:
                     exhausted = True
                     break
-                future = self._client.submit(
+                future = self.client.submit(
                     run_here, job.plan.to_json(), job.events, self._limit, _our_code(), pure=False
                 )
                 under_way[future.key] = job

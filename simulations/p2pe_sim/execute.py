@@ -30,8 +30,10 @@ def execute(plan: Plan, *, keep_events: bool = False) -> Result:
 
 
 def prepare(tier: int) -> None:
-    """Imports what a tier needs: done once, before forking."""
-    import_module(TIERS[tier])
+    """Imports what a tier needs, and lets it make ready: done once, before forking."""
+    ready: Callable[[], None] | None = getattr(import_module(TIERS[tier]), "prepare", None)
+    if ready is not None:
+        ready()
 
 
 def _run(plan: Plan, keep_events: bool) -> Result:

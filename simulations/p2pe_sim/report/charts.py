@@ -243,5 +243,7 @@ def histogram(values: Sequence[float]) -> str:
         left, right = canvas.x(high * index / bins), canvas.x(high * (index + 1) / bins)
         canvas.rect(left, canvas.y(count), right - left - 1, base - canvas.y(count), COLOURS[0], str(count))
     for share in (0.0, 0.25, 0.5, 0.75, 1.0):
-        canvas.text(canvas.x(high * share), base + 16, duration(high * share), "tick", "middle")
+        canvas.text(
+            canvas.x(high * share), base + 16, duration(high * share), "tick", "end" if share == 1 else "middle"
+        )
     return canvas.render("real time a run")

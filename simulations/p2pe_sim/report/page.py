@@ -75,6 +75,11 @@ def curves_of(result: Result) -> Mapping[str, Sequence[tuple[float, float]]]:
     return {**result.series, **{f"state/{name}": points for name, points in found.items() if points}}
 
 
+def _waiting(curves: Mapping[str, Sequence[tuple[float, float]]]) -> dict[str, Sequence[tuple[float, float]]]:
+    """Without the final states, beside which they can't be seen."""
+    return {name: points for name, points in _part(curves, "state/").items() if name in ("queued", "offered", "held")}
+
+
 def _part(curves: Mapping[str, Sequence[tuple[float, float]]], prefix: str) -> dict[str, Sequence[tuple[float, float]]]:
     return {name.removeprefix(prefix): points for name, points in curves.items() if name.startswith(prefix)}
 
@@ -105,8 +110,9 @@ def run_page(case: Case, replay: str | None = None) -> str:
         _card(
             "Delivery" if plan.tier else "Lookups",
             charts.delivery_cdf(took, int(result.counts.get("sent", 0))),
-            "From `send` until the sender knew it delivered." if plan.tier else "From the question to the record.",
+            "From sending until the sender knew." if plan.tier else "From the question to the record.",
         ),
+        _card("Messages that wait", charts.stacked(_waiting(curves), ends, charts.STATE_COLOURS, plan)),
         _card("Messages by state", charts.stacked(_part(curves, "state/"), ends, charts.STATE_COLOURS, plan)),
         _card("Paths between contacts", charts.stacked(_part(curves, "path/"), ends, charts.PATH_COLOURS, plan)),
         _card("Connections", charts.curve(curves.get("connections", ()), ends, plan)),
@@ -194,7 +200,7 @@ def sweep_page(results: Sequence[Result], verdict: Verdict, cases: Sequence[Case
                 ("runs", str(len(results))),
                 ("failures", str(len(bad))),
                 ("virtual time", duration(virtual) if virtual < 7200 else f"{virtual / 3600:.1f} h"),
-                ("real time of all runs", duration(real)),
+                ("real time", duration(real)),
                 ("messages sent", f"{sent:,}"),
                 ("a run takes", duration(real / max(1, len(results)))),
             ]
