@@ -1,6 +1,6 @@
 """What has arrived: plain functions on an open transaction (`tx`, an apsw connection).
 
-`accept` is where exactly-once and order are decided; docs/protocol.md, "Delivery", has the argument. Rows whose
+`accept` is where exactly-once and order are decided; docs/protocol/delivery.md has the argument. Rows whose
 text is gone (retracted, expired) stay as tombstones, so that their ids are never accepted again. Times are Unix
 milliseconds.
 """
