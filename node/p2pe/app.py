@@ -44,6 +44,7 @@ from p2pe.messaging.signals import Signals
 from p2pe.overlay.dht import Dht, open_dht
 from p2pe.overlay.host import OverlayHost, open_host
 from p2pe.overlay.hostkey import HostKey
+from p2pe.overlay.netwatch import watch_network
 from p2pe.overlay.world import real_world
 from p2pe.ports import World
 from p2pe.rendezvous.recovery import RecoveryRecords
@@ -141,6 +142,7 @@ async def run_node(
                 await nursery.start(supervise, "pairing", pairing.run)
                 await nursery.start(supervise, "requests", requests.run)
                 await nursery.start(supervise, "recovery", recovery.run)
+                await nursery.start(supervise, "network", partial(watch_network, host))
                 nursery.start_soon(_keep_peers, database, world, dht)
                 if control:
                     await nursery.start(supervise, "control", partial(serve, services, settings.home.socket))

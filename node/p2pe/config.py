@@ -211,6 +211,10 @@ REACHABILITY_AGREEMENT: Final = 2  # servers that must agree; every operator's l
 PORT_MAPPING_SECONDS: Final = 3_600  # lease asked of a router; renewed at half of it
 PORT_MAPPING_TIMEOUT: Final = 2.5  # seconds to find a router: it is one hop away
 NETWORK_POLL_SECONDS: Final = 5.0  # between looks at the interfaces where the system can't tell us of changes
+NETWORK_SETTLE_SECONDS: Final = 0.1  # without news after a first one: a change of network is many messages
+NETWORK_SETTLE_MAX: Final = 0.5  # and at the most: half of what a reconnection may take should be left
+NETWORK_PROBE_SECONDS: Final = 2.0  # for a sign of life on connections whose address has survived a change
+NETWORK_GREET_PAUSE: Final = 10.0  # a round of dialling all contacts may take so long though the network changes again
 LAN_ANNOUNCE_SECONDS: Final = 120.0  # between mDNS announcements on a quiet network
 ACCEPT_RETRY_SECONDS: Final = 0.1  # after the system refused a descriptor: some are freed by then
 

@@ -51,6 +51,14 @@ class Listener(Protocol):
     async def aclose(self) -> None: ...
 
 
+class NetworkChanges(Protocol):
+    """Tells of changes since it was opened."""
+
+    async def wait(self) -> None:
+        """Returns when this machine's addresses or its default gateway are others than at the last return."""
+        ...
+
+
 class Net(Protocol):
     """TCP, or a virtual network."""
 
@@ -64,6 +72,10 @@ class Net(Protocol):
 
     async def interfaces(self) -> tuple[Address, ...]:
         """Addresses of this machine's interfaces without port, e.g. /ip4/192.168.1.5."""
+        ...
+
+    def changes(self) -> AbstractAsyncContextManager[NetworkChanges]:
+        """Watches for another network (a laptop moved, a cable pulled) while the block runs."""
         ...
 
     async def resolve(self, name: str) -> tuple[str, ...]:

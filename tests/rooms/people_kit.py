@@ -154,6 +154,7 @@ class Person:
     policy: RelayPolicy = RelayPolicy.FALLBACK
     bootstrap: tuple[str, ...] = ()
     learnt: list[str] = field(default_factory=list)
+    listen: tuple[Address, ...] = (LOOPBACK,)
     servers: tuple[str, ...] | None = None  # bootstrap addresses of a real DHT; None: the directory in memory
 
     @asynccontextmanager
@@ -175,7 +176,7 @@ class Person:
         async with AsyncExitStack() as stack:
             database = await stack.enter_async_context(open_database(self.path, self.identity.database_key, world))
             host = await stack.enter_async_context(
-                open_host(world, key=HostKey.generate(os.urandom), listen=(LOOPBACK,))
+                open_host(world, key=HostKey.generate(os.urandom), listen=self.listen)
             )
             directory: Directory = self.directory
             dht: Dht | None = None

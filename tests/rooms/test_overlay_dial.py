@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from contextlib import AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass, field
 
 import pytest
@@ -16,7 +16,7 @@ from p2pe.errors import Unreachable
 from p2pe.model import Address, PathKind, PeerId, PeerInfo
 from p2pe.overlay.host import OverlayHost, open_host
 from p2pe.overlay.hostkey import HostKey
-from p2pe.ports import ByteStream, Listener, Stream, World
+from p2pe.ports import ByteStream, Listener, NetworkChanges, Stream, World
 
 ECHO = "/test/echo/1.0.0"
 
@@ -90,6 +90,9 @@ class ScriptedNet:
 
     async def interfaces(self) -> tuple[Address, ...]:
         return ()
+
+    def changes(self) -> AbstractAsyncContextManager[NetworkChanges]:
+        raise NotImplementedError
 
     async def resolve(self, name: str) -> tuple[str, ...]:
         if name not in self.names:

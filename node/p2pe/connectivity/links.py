@@ -73,6 +73,8 @@ class LinkRegistry:
         self._sessions: dict[ContactId, list[Session]] = {}  # oldest first; at most MAX_LINKS_PER_CONTACT each
         self._dials: dict[ContactId, _Dialling] = {}
         self._reconnecting: dict[ContactId, Millis] = {}  # and when the next try is
+        self._lost: dict[ContactId, None] = {}  # whose link broke and couldn't be made anew; bounded by the contacts
+        self._moved = Pulse()  # to another network
         self._renewing: dict[ContactId, None] = {}
         self._is_stopping = False
         self.changed = Pulse()
@@ -139,7 +141,7 @@ class LinkRegistry:
                 raise Unreachable("this contact is blocked: `p2pe contacts unblock` lets messages through again")
             if self._is_stopping:
                 raise Unreachable("this node is stopping")
-            self._adopt(await self._dialer.dial(known), known)
+            self._adopt(await self._dial_here(known), known)
         except Unreachable as problem:
             dialling.problem = problem
             if self.on_unreachable is not None and not self._is_stopping:
@@ -149,6 +151,28 @@ class LinkRegistry:
             dialling.done.set()
             self.changed.fire()
 
+    async def _dial_here(self, known: Known) -> Session:
+        """Begins anew when we come to another network meanwhile: attempts from the old one would only time out."""
+        while True:
+            seen = self._moved.count
+            session: Session | None = None
+            problem: Unreachable | None = None
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._cancel_when_moved, seen, nursery.cancel_scope)
+                try:
+                    session = await self._dialer.dial(known)
+                except Unreachable as error:
+                    problem = error
+                nursery.cancel_scope.cancel()
+            if session is not None:
+                return session
+            if problem is not None and self._moved.count == seen:
+                raise problem
+
+    async def _cancel_when_moved(self, seen: int, scope: trio.CancelScope) -> None:
+        await self._moved.beyond(seen)
+        scope.cancel()
+
     # --- serving one ---
 
     async def serve_accepted(self, session: Session, known: Known) -> None:
@@ -157,6 +181,7 @@ class LinkRegistry:
         await session.ended.wait()
 
     def _adopt(self, session: Session, known: Known) -> None:
+        self._lost.pop(known.contact_id, None)
         sessions = self._sessions.setdefault(known.contact_id, [])
         sessions.append(session)
         surplus = sessions[: max(0, len(sessions) - MAX_LINKS_PER_CONTACT)]
@@ -301,13 +326,19 @@ class LinkRegistry:
         self._nursery.start_soon(self._reconnect, contact_id)
 
     async def _reconnect(self, contact_id: ContactId) -> None:
-        """A link broke without a goodbye: a few tries, soon. After that couriers try when something waits, and
-        the contact greets us when it is back."""
+        """A link broke without a goodbye: a few tries, soon, and from the beginning on another network. After that
+        couriers try when something waits, and the contact greets us when it is back."""
+        waits = list(RECONNECT_WAITS)
         try:
-            for wait in RECONNECT_WAITS:
-                jittered = wait * (0.75 + self._world.entropy(1)[0] / 512)
+            while waits:
+                seen = self._moved.count
+                jittered = waits.pop(0) * (0.75 + self._world.entropy(1)[0] / 512)
                 self._reconnecting[contact_id] = Millis(self._world.clock.now() + round(1000 * jittered))
-                await trio.sleep(jittered)
+                with trio.move_on_after(jittered) as pause:
+                    await self._moved.beyond(seen)
+                if not pause.cancelled_caught:
+                    waits = list(RECONNECT_WAITS)
+                    continue
                 known = self._roster.get(contact_id)
                 if known is None or known.blocked or self._is_stopping or self.is_linked(contact_id):
                     return
@@ -315,9 +346,18 @@ class LinkRegistry:
                     await self.get(contact_id)
                     return
                 except Unreachable:
-                    continue
+                    if self._moved.count != seen:
+                        waits = list(RECONNECT_WAITS)
+            self._lost[contact_id] = None
         finally:
             del self._reconnecting[contact_id]
+
+    def moved(self) -> None:
+        """We are on another network: links that were lost may be possible again."""
+        self._moved.fire()
+        lost, self._lost = tuple(self._lost), {}
+        for contact_id in lost:
+            self._reconnect_soon(contact_id)
 
     async def greet_all(self) -> None:
         """Dials every contact once, those seen last first: what waits on either side arrives at once."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from p2pe.config import SESSION_PROTOCOL
+from p2pe.config import NETWORK_GREET_PAUSE, SESSION_PROTOCOL
 from p2pe.connectivity.acceptor import Acceptor
 from p2pe.connectivity.dialer import SessionDialer
 from p2pe.connectivity.history import History
@@ -17,7 +17,7 @@ from p2pe.connectivity.links import LinkRegistry
 from p2pe.core.paths import RelayPolicy, publishable
 from p2pe.identity.keys import Identity
 from p2pe.model import PeerInfo
-from p2pe.overlay.connections import AddressesChanged, Connected
+from p2pe.overlay.connections import AddressesChanged, Connected, NetworkChanged
 from p2pe.ports import Directory, LinkHandler, World
 from p2pe.rendezvous.finder import Finder
 from p2pe.rendezvous.publisher import Publisher
@@ -114,7 +114,9 @@ async def _watch_host(
     task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Passes on what the overlay notices: new addresses, and connections over which a link may run better."""
+    moved = Pulse()
     async with host.events() as events, trio.open_nursery() as nursery:
+        nursery.start_soon(_greet_again, links, publisher, moved)
         task_status.started()
         async for event in events:
             if isinstance(event, AddressesChanged):
@@ -123,3 +125,26 @@ async def _watch_host(
                 nursery.start_soon(links.network_changed)
             elif isinstance(event, Connected):
                 nursery.start_soon(links.use_better_path, event.connection)
+            elif isinstance(event, NetworkChanged):
+                links.moved()
+                publisher.look_again()
+                moved.fire()
+
+
+async def _greet_again(links: LinkRegistry, publisher: Publisher, moved: Pulse) -> None:
+    """On another network, as after a start, every contact is told where we are now."""
+
+    async def until_moved(seen: int, scope: trio.CancelScope) -> None:
+        await trio.sleep(NETWORK_GREET_PAUSE)
+        await moved.beyond(seen)
+        scope.cancel()  # a round that is still dialling begins anew: with those seen last
+
+    seen = moved.count
+    while True:
+        await moved.beyond(seen)
+        seen = moved.count
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(until_moved, seen, nursery.cancel_scope)
+            await publisher.caught_up()
+            await links.greet_all()
+            nursery.cancel_scope.cancel()

@@ -95,6 +95,16 @@ class HostConnection:
     def __repr__(self) -> str:
         return f"<connection {self.number} to {self._remote_peer} {self._path} {self._remote_address}>"
 
+    async def is_answering(self, seconds: float) -> bool:
+        """Whether the peer answers a ping within so long."""
+        with trio.move_on_after(seconds):
+            try:
+                await self._muxer.ping()
+                return True
+            except STREAM_ERRORS:
+                return False
+        return False
+
     # --- streams ---
 
     async def open_stream(self, protocol: str) -> NegotiatedStream:

@@ -29,7 +29,12 @@ class AddressesChanged:
     """`Host.listen_addresses()` answers otherwise than before."""
 
 
-HostEvent = Connected | Disconnected | AddressesChanged
+@dataclass(frozen=True, slots=True)
+class NetworkChanged:
+    """This machine is on another network than before: what was learnt about the old one no longer holds."""
+
+
+HostEvent = Connected | Disconnected | AddressesChanged | NetworkChanged
 
 
 class Connections:

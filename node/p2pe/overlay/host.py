@@ -20,7 +20,7 @@ from p2pe.model import Address, PathAttempt, PathKind, PeerId, PeerInfo
 from p2pe.overlay import identify
 from p2pe.overlay.closing import close_now
 from p2pe.overlay.connection import STREAM_ERRORS, HostConnection, Shared
-from p2pe.overlay.connections import AddressesChanged, Connections, HostEvent
+from p2pe.overlay.connections import AddressesChanged, Connections, HostEvent, NetworkChanged
 from p2pe.overlay.dial import CircuitDialer, Dialer, Dialled
 from p2pe.overlay.hostkey import HostKey
 from p2pe.overlay.limits import HostLimits, HostMetrics
@@ -129,6 +129,10 @@ class OverlayHost:
             return False
         self._connections.publish(AddressesChanged())
         return True
+
+    def network_changed(self) -> None:
+        """Tells every subscriber. The addresses are right already (`refresh_interfaces`)."""
+        self._connections.publish(NetworkChanged())
 
     # --- protocols ---
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import socket
+from contextlib import AbstractAsyncContextManager
 from typing import Final
 
 import ifaddr
@@ -16,7 +17,8 @@ import trio
 from p2pe import config
 from p2pe.core.addresses import host_port, tcp_address
 from p2pe.model import Address
-from p2pe.ports import ByteStream, Listener
+from p2pe.overlay.netlink import open_changes
+from p2pe.ports import ByteStream, Listener, NetworkChanges
 
 _BACKLOG: Final = 512
 _RECEIVE_BYTES: Final = 128 * config.KIB  # a read: two Noise frames; larger ones were no faster
@@ -117,6 +119,9 @@ class RealNet:
             for adapter in ifaddr.get_adapters()
             for entry in adapter.ips
         )
+
+    def changes(self) -> AbstractAsyncContextManager[NetworkChanges]:
+        return open_changes(self.interfaces)
 
     async def resolve(self, name: str) -> tuple[str, ...]:
         found = await trio.socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)

@@ -21,7 +21,7 @@ from p2pe.errors import Unreachable
 from p2pe.model import Address, PathKind
 from p2pe.overlay.autonat import DIAL_REQUEST, AutonatClient
 from p2pe.overlay.connection import HostConnection
-from p2pe.overlay.connections import Connected, HostEvent
+from p2pe.overlay.connections import Connected, HostEvent, NetworkChanged
 from p2pe.overlay.host import OverlayHost
 
 if TYPE_CHECKING:
@@ -90,7 +90,11 @@ class Reachability:
         """Returns when other addresses are to be checked than `before`, or, unless settled, at a new connection."""
         while self.candidates() == before:
             event = await events.receive()
+            if isinstance(event, NetworkChanged):
+                self.network_changed()
             await trio.sleep(_SETTLE_SECONDS)
+            if isinstance(event, NetworkChanged):
+                return
             if not settled and isinstance(event, Connected) and event.connection.is_dialer:
                 return
 

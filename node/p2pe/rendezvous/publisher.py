@@ -70,11 +70,19 @@ class Publisher:
         self._schedules: dict[ContactId, _Schedule] = {}  # bounded by MAX_CONTACTS
         self._wake = Pulse()
         self._addresses_seen: PeerInfo | None = None
+        self._acted = 0  # the last wake-up of which everything due has been tried
+        self._rounds = Pulse()
         self.first_round = trio.Event()  # everything was tried once: contacts can find us, or nobody can be asked
 
     def look_again(self) -> None:
         """Our addresses may be others than before, or a link has come or gone: `run` sees what is due."""
         self._wake.fire()
+
+    async def caught_up(self) -> None:
+        """Returns when what is due after the calls of `look_again` so far has been tried."""
+        wanted = self._wake.count
+        while self._acted < wanted:
+            await self._rounds.beyond(self._rounds.count)
 
     async def run(self) -> None:
         """Runs until it is cancelled. Failures of the directory are retried with back-off, never raised."""
@@ -87,6 +95,8 @@ class Publisher:
                     await self._publish_all(due)
                 if self._addresses_seen is not None:
                     self.first_round.set()
+                self._acted = seen
+                self._rounds.fire()
                 with trio.move_on_after(self._seconds_to_next()) as waiting:
                     await self._wake.beyond(seen)
                 if not waiting.cancelled_caught:

@@ -20,6 +20,7 @@ from p2pe.core.addresses import host_port, is_circuit, relay_of, with_peer
 from p2pe.errors import RemoteError, Unreachable
 from p2pe.model import Address, PathKind, PeerId, PeerInfo
 from p2pe.overlay.connection import STREAM_ERRORS, HostConnection
+from p2pe.overlay.connections import NetworkChanged
 from p2pe.overlay.host import OverlayHost
 from p2pe.overlay.relay.voucher import check_voucher
 from p2pe.overlay.relay.wire import (
@@ -163,7 +164,9 @@ class RelayClient:
                     wake = await self._top_up(candidates(), count, backoff)
                     with trio.move_on_at(wake):
                         while all(held.connection.is_alive for held in self._held.values()):
-                            await events.receive()
+                            if isinstance(await events.receive(), NetworkChanged):
+                                backoff.forget()  # whoever couldn't be reached may be now
+                                break
         finally:
             for relay in tuple(self._held):
                 self.release(relay)
@@ -294,6 +297,9 @@ class _Backoff:
 
     def succeeded(self, peer: PeerId) -> None:
         self._failures.pop(peer, None)
+
+    def forget(self) -> None:
+        self._failures.clear()
 
     def failed(self, peer: PeerId) -> None:
         count = self._failures.get(peer, (0, 0.0))[0] + 1
