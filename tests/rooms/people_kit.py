@@ -246,6 +246,18 @@ async def acquaint(one: Node, one_name: str, other: Node, other_name: str, secre
         await node.connectivity.roster.reload(contact_id)
 
 
+async def all_published(*nodes: Node) -> None:
+    """Waits until each node has published where it is for each of its contacts. (Near midnight that is two records
+    a contact: counting records won't do.)"""
+
+    def is_done(node: Node) -> bool:
+        schedules = node.connectivity.publisher._schedules
+        active = node.connectivity.roster.active()
+        return all(each.contact_id in schedules and schedules[each.contact_id].published for each in active)
+
+    await until(lambda: all(is_done(node) for node in nodes))
+
+
 async def until(condition: Callable[[], bool], seconds: float = 10) -> None:
     """Waits for a real condition, with a deadline."""
     with trio.fail_after(seconds):

@@ -31,7 +31,7 @@ from p2pe.model import (
     StreamId,
 )
 from p2pe.ports import Stream
-from people_kit import Node, People, acquaint, make_identity, until, until_async
+from people_kit import Node, People, acquaint, all_published, make_identity, until, until_async
 
 FRAME = OrderConflict(StreamId(b"s" * 16), 7)
 SECRET = b"S" * 32
@@ -47,7 +47,7 @@ async def pair(people: People) -> AsyncIterator[tuple[Node, Node]]:
     """Alice and Bob: running, contacts, nobody has dialled yet."""
     async with people.person("alice").run(greet=False) as alice, people.person("bob").run(greet=False) as bob:
         await acquaint(alice, "alice", bob, "bob", SECRET)
-        await published(people, 2)
+        await all_published(alice, bob)
         yield alice, bob
 
 

@@ -20,7 +20,7 @@ from p2pe.overlay.connections import NetworkChanged
 from p2pe.overlay.net import RealNet
 from p2pe.overlay.netlink import gateways, open_changes
 from p2pe.overlay.netwatch import watch_network
-from people_kit import Node, People, acquaint
+from people_kit import Node, People, acquaint, all_published
 
 ANY = Address("/ip4/0.0.0.0/tcp/0")
 
@@ -115,7 +115,7 @@ def test_contacts_find_each_other_again_on_another_network(tmp_path: Path) -> No
             await acquaint(a, "anna", b, "ben")
             for node in (a, b):
                 await nursery.start(watch_network, node.host)
-            await until(lambda: people.directory.published >= 2)
+            await all_published(a, b)
             await a.connectivity.links.get(await a.contact_id("ben"))
             await until(lambda: _over(a, "10.1.0.1") and len(b.connectivity.links.all()) == 1)
             ip("addr add 10.2.0.1/24 dev lan0", "addr del 10.1.0.1/24 dev lan0")
@@ -138,7 +138,7 @@ def test_who_was_offline_for_long_finds_the_contacts_again(tmp_path: Path, monke
             await acquaint(a, "anna", b, "ben")
             for node in (a, b):
                 await nursery.start(watch_network, node.host)
-            await until(lambda: people.directory.published >= 2)
+            await all_published(a, b)
             await a.connectivity.links.get(await a.contact_id("ben"))
             await until(lambda: _over(a, "10.1.0.1") and len(b.connectivity.links.all()) == 1)
             ip("addr del 10.1.0.1/24 dev lan0", "addr del 127.0.0.1/8 dev lo")
@@ -158,7 +158,7 @@ def test_a_dial_that_hangs_on_the_old_network_begins_anew_on_the_other(tmp_path:
         anna.listen = ben.listen = (ANY,)
         async with anna.run(greet=False) as a, ben.run(greet=False) as b, trio.open_nursery() as nursery:
             await acquaint(a, "anna", b, "ben")
-            await until(lambda: people.directory.published >= 2)
+            await all_published(a, b)
             await nursery.start(watch_network, a.host)
             ip("rule add to 10.1.0.1 table 7 priority 1", "rule add priority 2 lookup local", "rule del priority 0")
             ip("route add 10.1.0.1/32 via 10.1.0.2 table 7", "neigh add 10.1.0.2 lladdr 02:00:00:00:00:02 dev lan0")
