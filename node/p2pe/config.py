@@ -31,6 +31,7 @@ MAX_QUEUED_PER_CONTACT: Final = 100_000  # a sender's own queue: about 30 MB; be
 MAX_IN_FLIGHT: Final = 2048  # offered, unreceipted messages a link: memory at the recipient, work after a cut
 MAX_OFFER_MESSAGES: Final = 512  # offered in one commit and one write: a quarter of the window, so that all stages work
 MAX_OFFER_BYTES: Final = 1 * MIB  # of bodies in that commit (one message more at the most): memory of a courier
+FIRST_OFFER_BYTES: Final = 8 * KIB  # over a link that may be cut at 128 KiB, until its receipts; doubles with each
 MAX_RECEIVED_FRAMES: Final = 16  # of one link read ahead of their commit: 1 MiB; what is there is committed together
 MAX_STREAMS_PER_CONTACT: Final = 64  # sending orders remembered of a contact: one an installation or a rollback
 MAX_IDEMPOTENCY_KEY_BYTES: Final = 255  # a UUID or a name of the caller's own
@@ -78,6 +79,7 @@ SESSION_ATTEMPTS_PER_MINUTE: Final = 30
 # --- retrying (courier) ---
 RETRY_FIRST: Final = 0.5  # seconds
 RETRY_MAX: Final = 60.0  # seconds: somebody who comes online greets us anyway
+TURN_MAX: Final = 8.0  # seconds one of two may wait for the other to write first: 64 KiB over a slow phone link
 RETRY_JITTER: Final = 0.3  # +-30 %: nodes that lost the same relay don't return together
 
 # --- pairing ---

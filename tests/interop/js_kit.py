@@ -35,7 +35,7 @@ _OFFLINE: Final = {
 
 
 class JsError(Exception):
-    """What a command of the js peer failed with: "Name: message"."""
+    """What a command of the js peer, or its start, failed with: "Name: message"."""
 
 
 @cache
@@ -118,7 +118,10 @@ class JsPeer:
             self._wake()
         self._ended = True
         self._wake()
-        assert is_ready, "the js peer ended before it was ready"
+        if not is_ready:
+            raise JsError(
+                next((e["error"] for e in self.events if e["event"] == "failed"), "ended before it was ready")
+            )
 
     def _wake(self) -> None:
         changed, self._changed = self._changed, trio.Event()

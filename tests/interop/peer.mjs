@@ -19,7 +19,7 @@ import { tcp } from '@libp2p/tcp'
 import { multiaddr } from '@multiformats/multiaddr'
 import { createLibp2p } from 'libp2p'
 import { kadCommands, kadService } from './kad.mjs'
-import { serve, tell } from './lines.mjs'
+import { describe, serve, tell } from './lines.mjs'
 import { serveStreams, streamCommands } from './streams.mjs'
 
 const options = JSON.parse(process.argv[2] ?? '{}')
@@ -40,6 +40,11 @@ function services () {
   return chosen
 }
 
+function failed (error) {
+  tell({ event: 'failed', error: describe(error) })
+  process.exit(1)
+}
+
 const node = await createLibp2p({
   addresses: { listen: [...(options.listen ?? ['/ip4/127.0.0.1/tcp/0']), ...(options.via ?? []).map(a => `${a}/p2p-circuit`)] },
   transports: [tcp(), circuitRelayTransport()],
@@ -47,7 +52,7 @@ const node = await createLibp2p({
   streamMuxers: [yamux(options.yamux ?? {})],
   connectionManager: { inboundConnectionThreshold: 10_000, reconnectRetries: 0 },
   services: services()
-})
+}).catch(failed)
 
 // A peer id, or an address that is dialled unless there is a connection to its peer.
 function target (to) {
@@ -111,7 +116,6 @@ const commands = {
 }
 
 serveStreams(node)
-await node.start?.()
 tell({ event: 'ready', peer: node.peerId.toString(), addresses: node.getMultiaddrs().map(String) })
 await serve(commands)
 await node.stop()

@@ -1,4 +1,4 @@
-"""The test protocols on our side; streams.mjs is the other half.
+"""Our hosts with the real clock (others read the times we send), and the test protocols; streams.mjs is the other half.
 
 /test/echo/1.0.0    echoes until the end, then ends
 /test/sink/1.0.0    reads to the end, then answers {"count", "sha256"} and ends
@@ -10,13 +10,21 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
+from contextlib import AsyncExitStack
 from hashlib import sha256
 from typing import Final
 
 import trio
-from overlay_kit import echo, read_all
-from p2pe.overlay.host import OverlayHost
+from overlay_kit import LOOPBACK, echo, read_all
+from p2pe.overlay.host import OverlayHost, open_host
+from p2pe.overlay.hostkey import HostKey
+from p2pe.overlay.limits import HostLimits
+from p2pe.overlay.relay.client import RelayClient, open_relay_client
+from p2pe.overlay.relay.limits import RelayLimits
+from p2pe.overlay.relay.service import RelayService, open_relay
+from p2pe.overlay.world import real_world
 from p2pe.ports import Connection, Stream
 
 ECHO: Final = "/test/echo/1.0.0"
@@ -81,6 +89,23 @@ class Held:
         self.streams.append(stream)
         await self.is_released.wait()
         self.found.append(await digest_of(stream))
+
+
+async def real_host(stack: AsyncExitStack, *, limits: HostLimits | None = None) -> OverlayHost:
+    key = HostKey.generate(os.urandom)
+    return await stack.enter_async_context(open_host(real_world(), key=key, listen=(LOOPBACK,), limits=limits))
+
+
+async def real_relay(stack: AsyncExitStack, **limits: int) -> tuple[OverlayHost, RelayService]:
+    made = await real_host(stack)
+    return made, await stack.enter_async_context(open_relay(made, RelayLimits(**limits)))  # type: ignore[arg-type]
+
+
+async def real_client(stack: AsyncExitStack) -> tuple[OverlayHost, RelayClient]:
+    """A relay's client that serves the test protocols."""
+    made = await real_host(stack)
+    serve_streams(made)
+    return made, await stack.enter_async_context(open_relay_client(made))
 
 
 def serve_streams(host: OverlayHost) -> Held:

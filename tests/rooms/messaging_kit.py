@@ -88,11 +88,24 @@ class Direction:
 
 
 class Wire:
-    """A link between two nodes. End 0 is the dialer's."""
+    """A link between two nodes. End 0 is the dialer's. With a `budget`, a relay's circuit: it is cut, and what is under
+    way lost, once so many bytes were written in both directions together."""
 
-    def __init__(self) -> None:
+    def __init__(self, budget: int | None = None) -> None:
         self.towards = (Direction(), Direction())
         self.ends = (PipeLink(self, 0), PipeLink(self, 1))
+        self.budget = budget
+
+    def spend(self, size: int) -> bool:
+        """False when that cut the link."""
+        if self.budget is None:
+            return True
+        self.budget -= size
+        if self.budget < 0:
+            for each in self.towards:
+                each.under_way.clear()
+            self.cut()
+        return self.budget >= 0
 
     def hold(self) -> None:
         for each in self.towards:
@@ -121,7 +134,10 @@ class PipeLink:
     """ports.Link over a Wire."""
 
     contact_id = ContactId(1)
-    path = PathKind.DIRECT
+
+    @property
+    def path(self) -> PathKind:
+        return PathKind.DIRECT if self.wire.budget is None else PathKind.RELAYED
 
     def __init__(self, wire: Wire, end: int) -> None:
         self.wire = wire
@@ -135,7 +151,12 @@ class PipeLink:
         if self.wire.dead:
             raise LinkClosed("cut")
         for each in frames:
-            self.wire.towards[1 - self.end].put(codec.encode_frame(each))
+            raw = codec.encode_frame(each)
+            if not self.wire.spend(len(raw)):
+                raise LinkClosed("cut by the relay")
+            self.wire.towards[1 - self.end].put(raw)
+            if self.wire.budget is not None:
+                await trio.sleep(0)  # the other side reads while we write
 
     async def receive(self) -> Frame:
         return await self.wire.towards[self.end].get()
@@ -187,6 +208,7 @@ class Pair:
         self.threads = threads
         self.nodes: list[Node | None] = [None, None]
         self.online = True
+        self.budget: int | None = None  # bytes that each new link carries before it is cut
         self.holding = False
         self.dials = 0
         self.wires: list[Wire] = []
@@ -200,7 +222,7 @@ class Pair:
         ours, theirs = self.nodes[dialer], self.nodes[1 - dialer]
         if ours is None or theirs is None or not self.online:
             raise Unreachable(f"no address of {NAMES[1 - dialer]} answered")
-        wire = Wire()
+        wire = Wire(self.budget)
         wire.ends[0].peer_identity = IdentityKey(bytes([1 - dialer]) * 32)
         wire.ends[1].peer_identity = IdentityKey(bytes([dialer]) * 32)
         if self.holding:

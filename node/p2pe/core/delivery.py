@@ -13,7 +13,7 @@ from enum import StrEnum
 from itertools import islice
 from typing import Final
 
-from p2pe.config import MAX_IN_FLIGHT, MAX_RECEIPTS_PER_FRAME
+from p2pe.config import FIRST_OFFER_BYTES, MAX_IN_FLIGHT, MAX_OFFER_BYTES, MAX_RECEIPTS_PER_FRAME
 from p2pe.model import (
     InboxState,
     MessageId,
@@ -199,21 +199,32 @@ class Window:
 
     `cursor` is the highest row offered over this link. All waiting rows up to it are in the window, since a link
     starts at the lowest and takes every next one. `start` begins anew for another link.
+
+    A cautious window is for a link that may be cut after a few bytes (a relay of somebody else's: 128 KiB). Offering
+    all at once would then be in vain each time, since no receipt comes back before the cut. It offers a little, waits
+    for the receipts, offers twice as much, and so on; whatever is cut off, what was receipted before stays done.
     """
 
-    __slots__ = ("_rows", "cursor")
+    __slots__ = ("_rows", "cursor", "max_bytes")
 
     def __init__(self) -> None:
         self.cursor = 0
+        self.max_bytes = MAX_OFFER_BYTES  # of the next offer
         self._rows: dict[MessageId, tuple[int, bytes]] = {}  # id -> (row, SHA-256 of the body)
 
-    def start(self) -> None:
+    def start(self, *, cautious: bool = False) -> None:
         self.cursor = 0
+        self.max_bytes = FIRST_OFFER_BYTES if cautious else MAX_OFFER_BYTES
         self._rows.clear()
 
     @property
+    def is_cautious(self) -> bool:
+        return self.max_bytes < MAX_OFFER_BYTES
+
+    @property
     def room(self) -> int:
-        return MAX_IN_FLIGHT - len(self._rows)
+        """How many more rows may be offered now."""
+        return 0 if self.is_cautious and self._rows else MAX_IN_FLIGHT - len(self._rows)
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -239,8 +250,11 @@ class Window:
 
     def forget(self, ids: Iterable[MessageId]) -> None:
         """Receipted: takes them out."""
+        held = len(self._rows)
         for each in ids:
             self._rows.pop(each, None)
+        if held and not self._rows and self.is_cautious:
+            self.max_bytes = min(2 * self.max_bytes, MAX_OFFER_BYTES)
 
 
 # --- frames of many ---

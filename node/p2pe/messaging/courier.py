@@ -18,7 +18,9 @@ from p2pe.config import (
     LINK_ATTACH_SECONDS,
     LINK_OVERTAKEN_SECONDS,
     MAX_OFFER_MESSAGES,
+    RETRY_FIRST,
     STORAGE_RETRY_SECONDS,
+    TURN_MAX,
 )
 from p2pe.core import codec
 from p2pe.core.backoff import ENTROPY_BYTES, Backoff
@@ -26,7 +28,7 @@ from p2pe.core.delivery import NOTHING_KNOWN, RECEIPTS_PER_FRAME, Situation, Win
 from p2pe.core.derive import receipt_mac, retraction_mac
 from p2pe.errors import LinkClosed, RemoteError, StorageError, Unreachable
 from p2pe.messaging.signals import Pulse, Signals
-from p2pe.model import ContactId, Frame, MessageId, Millis, Receipt, ReceiptStatus, Retraction
+from p2pe.model import ContactId, Frame, MessageId, Millis, PathKind, Receipt, ReceiptStatus, Retraction
 from p2pe.ports import Link, Links, World
 from p2pe.storage import incoming, outgoing
 from p2pe.storage.database import Database
@@ -236,9 +238,11 @@ class Couriers:
 
     async def _deliver(self, lane: Lane, link: Link) -> None:
         """Offers what waits over `link`, in order, until the link ends or a newer one came."""
-        lane.window.start()
+        lane.window.start(cautious=link.path is PathKind.RELAYED)
         lane.taken_back.clear()
         lane.others = True
+        if lane.window.is_cautious and lane.backoff.failures:
+            await self._take_turns(lane)
         while lane.link() is link:
             seen = lane.work.count
             if lane.others:
@@ -249,6 +253,14 @@ class Couriers:
                 await self._send(lane, link, frames)
             else:
                 await lane.work.beyond(seen)
+
+    async def _take_turns(self, lane: Lane) -> None:
+        """The last circuit was cut before a receipt: if the contact writes to us as well, both directions together may
+        be too much for it, every time. One of the two goes first; chance says who."""
+        seen = lane.attached.count
+        share = int.from_bytes(self._world.entropy(ENTROPY_BYTES), "big") / 2.0 ** (8 * ENTROPY_BYTES)
+        with trio.move_on_after(share * min(RETRY_FIRST * 2.0 ** min(lane.backoff.failures, 32), TURN_MAX)):
+            await lane.attached.beyond(seen)
 
     async def _send(self, lane: Lane, link: Link, frames: tuple[Frame, ...]) -> bool:
         """False when `link` ended before all was written; nothing more is offered over it then."""
@@ -270,8 +282,8 @@ class Couriers:
         window = lane.window
         if window.room < _ENOUGH_ROOM:
             return ()
-        after, room, now = window.cursor, window.room, self._world.clock.now()
-        offer = await self._database.write(lambda tx: outgoing.offer(tx, lane.contact_id, after, room, now))
+        after, room, most, now = window.cursor, window.room, window.max_bytes, self._world.clock.now()
+        offer = await self._database.write(lambda tx: outgoing.offer(tx, lane.contact_id, after, room, most, now))
         if offer is None:
             return ()
         window.offer(offer.ids, offer.rows, offer.hashes)

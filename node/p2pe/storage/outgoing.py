@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 
 import apsw
 
-from p2pe.config import MAX_OFFER_BYTES, MAX_OFFER_MESSAGES
+from p2pe.config import MAX_OFFER_MESSAGES
 from p2pe.core.delivery import RECEIPT_EVENTS, WAITING, Event, Reason, sources
 from p2pe.model import (
     ContactId,
@@ -170,7 +170,7 @@ FROM (SELECT * FROM {WAITING_OF} = ?1 AND row > ?2 AND row <= (
               SELECT row, sum(length(body)) OVER (ORDER BY row) - length(body) AS before FROM (
                   SELECT row, body FROM {WAITING_OF} = ?1 AND row > ?2
                   ORDER BY row LIMIT ?3))
-          WHERE before < {MAX_OFFER_BYTES})
+          WHERE before < ?4)
       ORDER BY row LIMIT ?3)"""
 
 _OFFER_MARK: Final = f"""
@@ -179,13 +179,16 @@ UPDATE outgoing INDEXED BY outgoing_waiting SET since = CASE state WHEN '{Messag
 WHERE contact_id = ?1 AND {WAITING_STATES} AND row BETWEEN ?2 AND ?3"""
 
 
-def offer(tx: apsw.Connection, contact_id: ContactId, after: int, room: int, now: Millis) -> Offer | None:
-    """Marks the next waiting rows above row `after` as OFFERED, at most `room` of them, and returns them.
+def offer(
+    tx: apsw.Connection, contact_id: ContactId, after: int, room: int, max_bytes: int, now: Millis
+) -> Offer | None:
+    """Marks the next waiting rows above row `after` as OFFERED and returns them: at most `room` of them, whose bodies
+    without the last one's are less than `max_bytes`.
 
     None when there are none. The caller writes them only after this has been committed.
     """
     limit = min(room, MAX_OFFER_MESSAGES)
-    ids, hashes, bodies, streams, values = tx.execute(_OFFER_TAKE, (contact_id, after, limit)).get
+    ids, hashes, bodies, streams, values = tx.execute(_OFFER_TAKE, (contact_id, after, limit, max_bytes)).get
     plain = numbers(values)
     if not plain:
         return None
