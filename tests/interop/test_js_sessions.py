@@ -15,7 +15,6 @@ from pathlib import Path
 import pytest
 import trio
 from js_kit import JsPeer, js_peer, unwrapped
-from people_kit import MemoryDirectory, make_identity
 from p2pe.connectivity.service import Connectivity, open_links
 from p2pe.core.paths import RelayPolicy
 from p2pe.identity.keys import Identity
@@ -33,6 +32,7 @@ from p2pe.overlay.world import real_world
 from p2pe.storage import contacts
 from p2pe.storage.database import Database, open_database
 from p2pe.storage.migrations import Tx
+from people_kit import MemoryDirectory, make_identity
 from streams_kit import LOOPBACK
 
 pytestmark = pytest.mark.interop

@@ -156,7 +156,7 @@ class PipeLink:
                 raise LinkClosed("cut by the relay")
             self.wire.towards[1 - self.end].put(raw)
             if self.wire.budget is not None:
-                await trio.sleep(0)  # the other side reads while we write
+                await trio.lowlevel.checkpoint()  # the other side reads while we write
 
     async def receive(self) -> Frame:
         return await self.wire.towards[self.end].get()
