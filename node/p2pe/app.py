@@ -26,6 +26,7 @@ from p2pe.contacts.book import Book
 from p2pe.contacts.pairing import Pairing
 from p2pe.contacts.recovery import Recovery
 from p2pe.contacts.requests import Requests
+from p2pe.contacts.rotator import Rotator
 from p2pe.control.server import serve
 from p2pe.control.services import Services
 from p2pe.control.shapes import OverlayShape
@@ -38,9 +39,10 @@ from p2pe.messaging.courier import Couriers
 from p2pe.messaging.expiry import Expiry
 from p2pe.messaging.inbox import Inbox
 from p2pe.messaging.outbox import Outbox
-from p2pe.messaging.receiver import Receiver
+from p2pe.messaging.receiver import FrameHandler, Receiver
 from p2pe.messaging.resend import Resender
 from p2pe.messaging.signals import Signals
+from p2pe.model import Frame, Rotation
 from p2pe.overlay.dht import Dht, open_dht
 from p2pe.overlay.host import OverlayHost, open_host
 from p2pe.overlay.hostkey import HostKey
@@ -98,7 +100,8 @@ async def run_node(
         async with open_dht(host, world, mode="client", bootstrap=settings.bootstrap, seeds=seeds) as dht:
             signals = Signals()
             couriers = Couriers(database, world, signals)
-            receiver = Receiver(database, world, signals, couriers)
+            rotation: dict[type[Frame], FrameHandler] = {}  # filled below: the links come first
+            receiver = Receiver(database, world, signals, couriers, rotation)
             async with (
                 open_links(
                     world, host, dht, database, identity, on_link=receiver.serve, relay_policy=settings.relay
@@ -116,6 +119,9 @@ async def run_node(
                     bootstrap=lambda: settings.bootstrap or _servers(dht),
                     learn_bootstrap=dht.learn_bootstrap,
                 )
+                rotator = Rotator(world, database, connectivity.roster, connectivity.links)
+                rotation[Rotation] = rotator.handle
+                connectivity.links.on_new_device = partial(couriers.wake, others=True)
                 records = RecoveryRecords(world, dht)
                 requests = Requests(world, host, database, identity, connectivity, records)
                 recovery = Recovery(world, host, database, identity, connectivity, records)
@@ -143,6 +149,7 @@ async def run_node(
                 await nursery.start(supervise, "requests", requests.run)
                 await nursery.start(supervise, "recovery", recovery.run)
                 await nursery.start(supervise, "network", partial(watch_network, host))
+                await nursery.start(supervise, "rotation", rotator.run)
                 nursery.start_soon(_keep_peers, database, world, dht)
                 if control:
                     await nursery.start(supervise, "control", partial(serve, services, settings.home.socket))

@@ -19,6 +19,7 @@ from p2pe.core.paths import RelayPolicy
 from p2pe.core.records import check_record
 from p2pe.errors import LinkClosed, RemoteError, Unreachable
 from p2pe.identity.keys import DeviceKeys, Identity, RootKeys
+from p2pe.messaging.receiver import FrameHandler
 from p2pe.model import Address, Contact, ContactId, Frame, IdentityKey, Millis
 from p2pe.overlay.dht import Dht, open_dht
 from p2pe.overlay.host import OverlayHost, open_host
@@ -134,6 +135,7 @@ class Node:
     links: list[Link]
     frames: list[Frame]
     gate: Gate
+    handlers: dict[type[Frame], FrameHandler]  # who takes frames of a kind, instead of `frames`
 
     async def contact_id(self, name: str) -> ContactId:
         return (await self.book.find(name)).id
@@ -163,13 +165,18 @@ class Person:
         served: list[Link] = []
         frames: list[Frame] = []
         gate = Gate()
+        handlers: dict[type[Frame], FrameHandler] = {}
 
         async def on_link(link: Link) -> None:
             served.append(link)
             try:
                 while True:
                     await gate.wait()
-                    frames.append(await link.receive())
+                    frame = await link.receive()
+                    if type(frame) in handlers:
+                        await handlers[type(frame)](link, frame)
+                    else:
+                        frames.append(frame)
             except LinkClosed:
                 return
 
@@ -216,7 +223,18 @@ class Person:
             )
             book = Book(database, connectivity.roster, connectivity.links)
             yield Node(
-                world, self.clock, self.identity, host, database, connectivity, pairing, book, served, frames, gate
+                world,
+                self.clock,
+                self.identity,
+                host,
+                database,
+                connectivity,
+                pairing,
+                book,
+                served,
+                frames,
+                gate,
+                handlers,
             )
 
 

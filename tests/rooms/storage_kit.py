@@ -12,6 +12,7 @@ import trio
 from p2pe.model import ContactId, IdentityKey, Millis
 from p2pe.ports import Net, World
 from p2pe.storage import contacts
+from p2pe.storage.connection import connect
 from p2pe.storage.migrations import Tx
 
 T = TypeVar("T")
@@ -53,6 +54,15 @@ def add_contact(tx: Tx, name: str = "bob") -> ContactId:
         paired_at=NOW,
         list_version=1,
     )
+
+
+def decrypted_pages(path: Path, key: bytes | None) -> bytes:
+    """Every page of a database file, free ones and unused parts of pages included, as SQLite sees them."""
+    connection = connect(path, key, reader=True)
+    try:
+        return bytes(connection.serialize("main"))
+    finally:
+        connection.close()
 
 
 def child(script: Path, *arguments: str) -> list[str]:

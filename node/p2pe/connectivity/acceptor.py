@@ -164,8 +164,7 @@ class Acceptor:
             self._history.note(known.contact_id, "handshake", remote, f"they came, but {error}", started)
             raise
         self._history.note(known.contact_id, "handshake", stream.connection.remote_address, "ok: they came", started)
-        uses_next = keys is not known.keys[0]
-        session = Session(self._world, frames, established, known.contact_id, keys.receipt, uses_next_secret=uses_next)
+        session = Session(self._world, frames, established, known.contact_id, keys.receipt)
         return session, known
 
     async def _recovery(self, frames: FrameStream, handshake: ResponderHandshake, hello: Hello) -> Continuation | None:

@@ -132,7 +132,7 @@ class SessionDialer:
         """The handshake on a new stream of this very connection. Raises Unreachable."""
         started = trio.current_time()
         problem: Unreachable | None = None
-        for keys in known.keys:
+        for keys in known.dial_keys:
             try:
                 session = await self._handshake(known, connection, keys)
             except (HandshakeError, RemoteError, LinkClosed) as error:
@@ -163,8 +163,7 @@ class SessionDialer:
         with trio.fail_after(HANDSHAKE_TIMEOUT):
             frames = FrameStream(await connection.open_stream(SESSION_PROTOCOL))
             established = await run_dialer(frames, handshake, keys.psk0)
-        uses_next = keys is not known.keys[0]
-        return Session(self._world, frames, established, known.contact_id, keys.receipt, uses_next_secret=uses_next)
+        return Session(self._world, frames, established, known.contact_id, keys.receipt)
 
 
 async def run_dialer(frames: FrameStream, handshake: DialerHandshake, psk0: bytes) -> Established:

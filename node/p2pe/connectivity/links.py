@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import structlog
 import trio
@@ -26,13 +27,15 @@ from p2pe.config import (
 from p2pe.connectivity.dialer import SessionDialer, dialled_peer
 from p2pe.connectivity.history import History
 from p2pe.connectivity.session import Session
+from p2pe.core.derive import pair_keys
 from p2pe.core.paths import RelayPolicy, is_better
+from p2pe.core.rotation import proven
 from p2pe.errors import P2peError, StorageError, Unreachable
 from p2pe.model import ContactId, ContactReachability, GoodbyeReason, Millis, PathAttempt
 from p2pe.ports import Connection, LinkHandler, World
 from p2pe.rendezvous.pulse import Pulse
 from p2pe.rendezvous.roster import Known, Roster
-from p2pe.storage import contacts
+from p2pe.storage import contacts, outgoing
 from p2pe.storage.database import Database
 from p2pe.storage.migrations import Tx
 
@@ -79,6 +82,7 @@ class LinkRegistry:
         self._is_stopping = False
         self.changed = Pulse()
         self.on_unreachable: Callable[[ContactId], None] | None = None  # a contact couldn't be reached
+        self.on_new_device: Callable[[ContactId], None] | None = None  # a contact came with a newer device list
 
     # --- what there is ---
 
@@ -229,31 +233,24 @@ class LinkRegistry:
         self.changed.fire()
 
     async def _remember(self, session: Session, known: Known) -> None:
-        """Notes in the database when and where the contact was reached, and that a newly agreed secret works."""
-        now = self._world.clock.now()
-        peer = dialled_peer(session)
-        version = session.list_version
-
-        def note(tx: Tx) -> None:
-            contacts.saw(
-                tx,
-                known.contact_id,
-                now,
-                list_version=version,
-                protocol_version=session.version,
-                revoked=session.revoked,
-            )
-            if peer is not None:
-                contacts.set_peer(tx, known.contact_id, peer)
-            row = contacts.secrets(tx, known.contact_id)
-            if row.next_secret is not None and session.uses_next_secret:
-                contacts.replace_secret(tx, known.contact_id, row.next_secret, row.next_epoch, now)
-
+        """Notes in the database when, where and on which device the contact was reached, and that a newly agreed
+        secret works: the old one is erased then."""
         try:
-            await self._database.write(note)
+            is_new_device, dropped = await self._database.write(
+                partial(_note_session, session, self._world.clock.now())
+            )
+            if dropped:
+                await self._database.truncate_log()
             await self._roster.reload(known.contact_id)
         except P2peError as problem:
             _log.warning("where a contact was reached couldn't be noted", problem=str(problem))
+            return
+        if is_new_device:
+            for other in list(self._sessions.get(known.contact_id, [])):
+                if other.device_key != session.device_key:
+                    other.abort()
+            if self.on_new_device is not None:
+                self.on_new_device(known.contact_id)
 
     # --- replacing one by another ---
 
@@ -303,6 +300,16 @@ class LinkRegistry:
             _log.debug("a session couldn't be renewed", problem=str(problem))
         finally:
             del self._renewing[contact_id]
+
+    async def renew(self, contact_id: ContactId) -> None:
+        """A fresh session beside the one in use: under a new pair secret, or with a new certificate of ours."""
+        session = self.current(contact_id)
+        if session is not None:
+            await self._replace(session, session.connection)
+
+    def renew_soon(self, contact_id: ContactId) -> None:
+        """The same in the background."""
+        self._nursery.start_soon(self.renew, contact_id)
 
     async def use_better_path(self, connection: Connection) -> None:
         """A connection has come up: sessions of ours with that peer move to it if its path is better."""
@@ -407,3 +414,27 @@ class LinkRegistry:
     def note(self, contact_id: ContactId, attempt: PathAttempt) -> None:
         """Adds a line to what `p2pe why` shows; for hole punching and the like."""
         self._history.add(contact_id, (attempt,))
+
+
+def _note_session(session: Session, now: Millis, tx: Tx) -> tuple[bool, bool]:
+    """(the contact is on a newer device list than before, an old pair secret was dropped)."""
+    contact_id = session.contact_id
+    row = contacts.secrets(tx, contact_id)
+    contacts.saw(
+        tx,
+        contact_id,
+        now,
+        list_version=session.list_version,
+        protocol_version=session.version,
+        revoked=session.revoked,
+    )
+    peer = dialled_peer(session)
+    if peer is not None:
+        contacts.set_peer(tx, contact_id, peer)
+    is_new_device = session.list_version > row.list_version
+    if is_new_device:
+        outgoing.retract_again(tx, contact_id)
+    dropped = row.next_secret is not None and pair_keys(row.next_secret).receipt == session.receipt_key
+    if dropped:
+        contacts.store_pair(tx, contact_id, proven(row.pair), now)
+    return is_new_device, dropped

@@ -47,8 +47,6 @@ class Session:
         established: Established,
         contact_id: ContactId,
         receipt_key: bytes,
-        *,
-        uses_next_secret: bool = False,
     ) -> None:
         frames.established()
         self._world = world
@@ -73,7 +71,6 @@ class Session:
         self.list_version = established.peer_certificate.list_version
         self.device_key = established.peer_certificate.device_key
         self.revoked = established.peer_certificate.revoked
-        self.uses_next_secret = uses_next_secret  # made under a pair secret that was agreed but not yet confirmed
         self.ended = trio.Event()
         self.goodbye: GoodbyeReason | None = None  # the other side's, if it said one
         self.retiring = False  # replaced by another one; closed when quiet

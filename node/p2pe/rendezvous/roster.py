@@ -8,8 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from p2pe.core.derive import PairKeys, is_lower, pair_keys
+from p2pe.core.rotation import Pair
 from p2pe.errors import NotFound
-from p2pe.model import ContactId, IdentityKey, PeerInfo
+from p2pe.model import ContactId, IdentityKey, Millis, PeerInfo
 from p2pe.rendezvous.pulse import Pulse
 from p2pe.storage import contacts
 from p2pe.storage.contacts import ContactSecrets
@@ -29,7 +30,16 @@ class Known:
     keys: tuple[PairKeys, ...] = field(repr=False)
     peer: PeerInfo | None  # where it was reached last
     last_seen: int  # Unix milliseconds; 0 = never
-    revoked: frozenset[bytes] = frozenset()  # their device keys that no longer count
+    revoked: frozenset[bytes]  # their device keys that no longer count
+    pair: Pair = field(repr=False)
+    rotated_at: Millis
+
+    @property
+    def dial_keys(self) -> tuple[PairKeys, ...]:
+        """In the order in which to try them. Once a rotation that we proposed was accepted, the other side surely has
+        the next secret, and perhaps no longer the old one."""
+        accepted = self.we_are_lower and self.pair.contribution is not None
+        return self.keys[::-1] if accepted else self.keys
 
     @property
     def our_direction(self) -> int:
@@ -91,4 +101,6 @@ class Roster:
             peer=row.peer,
             last_seen=row.last_seen or 0,
             revoked=row.revoked,
+            pair=row.pair,
+            rotated_at=row.rotated_at,
         )

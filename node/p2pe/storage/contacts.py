@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from p2pe import config
+from p2pe.core.rotation import Pair
 from p2pe.errors import AlreadyContact, Conflict, LocalError, NotFound
 from p2pe.model import Contact, ContactId, IdentityKey, Millis, PeerId, PeerInfo, ReceiptStatus
 from p2pe.storage.migrations import Tx
@@ -40,6 +41,10 @@ class ContactSecrets:
     next_epoch: int = 1  # of `next_secret`: 1 after a pairing or recovery
     contribution: bytes | None = field(default=None, repr=False)  # ours to a rotation that isn't over
     revoked: frozenset[bytes] = frozenset()  # device keys that the contact's newest certificate revokes
+
+    @property
+    def pair(self) -> Pair:
+        return Pair(self.pair_secret, self.pair_epoch, self.next_secret, self.next_epoch, self.contribution)
 
 
 def add(
@@ -181,6 +186,21 @@ def set_next_secret(tx: Tx, contact_id: ContactId, next_secret: bytes | None) ->
     tx.execute(
         "UPDATE contacts SET next_secret = ?, next_epoch = 1, contribution = NULL WHERE id = ?",
         (next_secret, contact_id),
+    )
+    _refuse_missing(tx)
+
+
+def pair(tx: Tx, contact_id: ContactId) -> Pair:
+    """The pair's secrets, as core/rotation.py sees them. Raises NotFound."""
+    return secrets(tx, contact_id).pair
+
+
+def store_pair(tx: Tx, contact_id: ContactId, pair: Pair, rotated_at: Millis | None) -> None:
+    """A step of a rotation. `rotated_at` is given when the secret in use is another one now."""
+    tx.execute(
+        "UPDATE contacts SET pair_secret = ?, pair_epoch = ?, next_secret = ?, next_epoch = ?, contribution = ?, "
+        "rotated_at = coalesce(?, rotated_at) WHERE id = ?",
+        (pair.secret, pair.epoch, pair.next_secret, pair.next_epoch, pair.contribution, rotated_at, contact_id),
     )
     _refuse_missing(tx)
 
