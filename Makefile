@@ -18,7 +18,7 @@ $(STAMP): requirements.lock pyproject.toml
 	@touch $@
 
 demo: $(STAMP)
-	@$(BIN)/python -m p2pe_sim.demo
+	@$(BIN)/python -m p2pe_sim.$(if $(STORY),stories.$(STORY) $(VARIANT),demo)
 
 test: check
 	$(BIN)/python -m pytest tests
