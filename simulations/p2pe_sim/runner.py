@@ -1,0 +1,154 @@
+"""Runs one plan of tier 1 in this process, and says what came of it.
+
+A run leaves nothing behind that the next one could notice, but for equal digests the process must be a fresh one, or
+a fork of one that has run nothing: `forked` does that, with everything imported once.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import sys
+import time
+import traceback
+from typing import Final
+
+import trio
+
+from p2pe_sim.invariants.liveness import check_liveness
+from p2pe_sim.plan import Plan
+from p2pe_sim.result import Result, Verdict
+from p2pe_sim.world.clock import jumping_clock
+from p2pe_sim.world.determinism import require_pinned_hashes, seeded
+from p2pe_sim.world.guard import guarded
+from p2pe_sim.world.log import EventLog
+from p2pe_sim.world.person import prepare
+from p2pe_sim.world.stage import Stage
+
+_MAX_PROBLEM: Final = 8_000  # characters of a traceback
+
+
+def run(plan: Plan, *, keep_events: bool = False, trace: list[str] | None = None) -> Result:
+    """Raises NotPinned when this process was started without PYTHONHASHSEED=0; everything else is in the result.
+
+    `trace` takes every line that the digest is made of.
+    """
+    require_pinned_hashes()
+    prepare()
+    began = time.perf_counter()
+    log = EventLog(keep=keep_events)
+    log.trace = trace
+    problem = ""
+    stage: Stage | None = None
+    clock = jumping_clock()
+    escapes: list[str] = []
+    try:
+        stage = Stage(plan, log)
+        with seeded(stage.randomness), stage.watch.tapped(), guarded() as escapes:
+            trio.run(stage.run, clock=clock)
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # noqa: BLE001 - whatever it is, the sweep goes on and the report shows it
+        problem = traceback.format_exc()[-_MAX_PROBLEM:]
+    if escapes:
+        problem = f"{escapes[0]}\n{problem}".strip()
+    real = time.perf_counter() - began
+    if stage is None or problem:
+        return Result(plan.scenario, plan.seed, Verdict.ERROR, problem=problem, real_seconds=real)
+    return _result(stage, real)
+
+
+def _result(stage: Stage, real: float) -> Result:
+    plan, watch = stage.plan, stage.watch
+    check_liveness(plan, stage.ledger.sent, stage.down_spans(), stage.ended_at, stage.findings)
+    counts = _counts(stage)
+    vacuous = _vacuous(plan, counts, stage.faults.effects)
+    broken = tuple(stage.findings.broken)
+    verdict = Verdict.BROKEN if broken else Verdict.VACUOUS if vacuous else Verdict.PASSED
+    delivery = tuple(
+        (each.accepted_at, round(each.delivered_at - each.accepted_at, 6))
+        for each in stage.ledger.sent.values()
+        if each.accepted_at is not None and each.delivered_at is not None
+    )
+    return Result(
+        scenario=plan.scenario,
+        seed=plan.seed,
+        verdict=verdict,
+        digest=stage.log.digest(),
+        broken=broken,
+        problem="" if broken else vacuous,
+        virtual_seconds=stage.ended_at,
+        real_seconds=real,
+        counts=counts,
+        effects=dict(stage.faults.effects),
+        series={**{name: tuple(points) for name, points in watch.series.items()}, "delivery": delivery},
+        events=tuple(stage.log.events),
+    )
+
+
+def _counts(stage: Stage) -> dict[str, float]:
+    sent = stage.ledger.sent.values()
+    effects = stage.internet.effects
+    return {
+        **stage.watch.counts,
+        "sent": sum(each.accepted_at is not None for each in sent),
+        "received": sum(each.received_at is not None for each in sent),
+        "delivered": sum(each.delivered_at is not None for each in sent),
+        "connections": effects.connections,
+        "punched": effects.punched,
+        "attempts_dropped": effects.attempts_dropped,
+        "attempts_filtered": effects.attempts_filtered,
+        "attempts_refused": effects.attempts_refused,
+        "bytes_stalled": effects.bytes_stalled,
+        "bytes_vanished": effects.bytes_vanished,
+        "resets": effects.resets,
+        "retransmissions": effects.retransmissions,
+        "bytes": stage.watch.secrecy.bytes_scanned,
+        "records_opened": stage.watch.secrecy.records_opened,
+        "writes_lost": sum(each.disk.effects.writes_lost for each in stage.people.values()),
+        "writes_torn": sum(each.disk.effects.writes_torn for each in stage.people.values()),
+        "syncs": sum(each.disk.effects.syncs for each in stage.people.values()),
+    }
+
+
+def _vacuous(plan: Plan, counts: dict[str, float], effects: dict[str, float]) -> str:
+    """Why this run tested nothing; empty when it did."""
+    for name, floor in plan.checks.floors.items():
+        if counts.get(name, 0) < floor:
+            return f"{name} is {counts.get(name, 0):g}; the scenario asks for {floor:g} at least"
+    if plan.checks.effects:
+        for fault in plan.faults:
+            if not effects.get(fault.id):
+                return f"fault {fault.id} ({fault.kind} of {', '.join(fault.targets)}) had no effect"
+    return ""
+
+
+def forked(plan: Plan, *, keep_events: bool = False) -> Result:
+    """`run` in a fork of this process, which must have no other threads. An end without a result is an ERROR."""
+    prepare()
+    gc.collect()
+    gc.freeze()
+    reader, writer = os.pipe()
+    child = os.fork()
+    if not child:
+        status = 1
+        try:
+            os.close(reader)
+            with os.fdopen(writer, "w") as pipe:
+                pipe.write(run(plan, keep_events=keep_events).to_json())
+            status = 0
+        except BaseException:  # noqa: BLE001 - the parent sees the status
+            traceback.print_exc()
+        finally:
+            sys.stderr.flush()
+            os._exit(status)
+    os.close(writer)
+    with os.fdopen(reader) as pipe:
+        text = pipe.read()
+    _, status = os.waitpid(child, 0)
+    gc.unfreeze()
+    if not text:
+        problem = f"the process of the run ended without a result (wait status {status})"
+        return Result(plan.scenario, plan.seed, Verdict.ERROR, problem=problem)
+    return Result.of(json.loads(text))

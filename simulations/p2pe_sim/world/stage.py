@@ -1,0 +1,202 @@
+"""One run: the machines and nodes of a plan, its timeline, and what is checked at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Final
+
+import trio
+from p2pe.errors import Conflict, LocalError, NotFound, P2peError, StorageError
+
+from p2pe_sim.invariants.findings import Findings
+from p2pe_sim.invariants.messages import Ledger
+from p2pe_sim.invariants.secrecy import Secrecy
+from p2pe_sim.plan import Friendship, Message, Node, Plan, Role
+from p2pe_sim.world.faults import Faults
+from p2pe_sim.world.log import EventLog
+from p2pe_sim.world.machine import LinkShape
+from p2pe_sim.world.net import Internet
+from p2pe_sim.world.person import RESTART_SECONDS, Person
+from p2pe_sim.world.randomness import Randomness
+from p2pe_sim.world.server import Server
+from p2pe_sim.world.watch import Watch
+
+if TYPE_CHECKING:
+    pass  # the installed trio-stubs know it under this name alone
+
+RETRY_SECONDS: Final = 2.0  # before a person tries again what their node refused
+_JITTER: Final = 0.1  # of a link's latency
+
+
+class Stage:
+    """Set up by the constructor, played by `run`."""
+
+    def __init__(self, plan: Plan, log: EventLog) -> None:
+        self.plan = plan
+        self.log = log
+        self.randomness = Randomness(plan.seed)
+        self.marker = "~" + self.randomness.token("marker").hex()[:14] + "~"
+        self.texts = {message.id: self._text(message) for message in plan.messages}
+        self.findings = Findings(log, plan.checks.safety)
+        self.ledger = Ledger(self.findings, log, self.texts)
+        self.watch = Watch(log, self.findings, self.ledger)
+        self.internet = Internet(self.randomness)
+        self.people: dict[str, Person] = {}
+        self.servers: dict[str, Server] = {}
+        self.ended_at = 0.0
+        self._nursery: trio.Nursery
+        self._set_up()
+        self.faults = Faults(self)
+
+    def _text(self, message: Message) -> str:
+        """The plan's id of the message, the run's marker, and filling; at least as long as the first two are."""
+        head = f"{message.id} {self.marker}"
+        return head + "." * (message.size - len(head))
+
+    def _set_up(self) -> None:
+        internet, watch = self.internet, self.watch
+        for node in self.plan.nodes:
+            shape = LinkShape(node.latency, node.bandwidth, node.loss, node.latency * _JITTER)
+            machine = internet.add(node.name, nat=node.nat, shape=shape)
+            if node.role is Role.BOOTSTRAP:
+                self.servers[node.name] = Server(node, machine, internet, self.randomness)
+        bootstrap = tuple(each for server in self.servers.values() for each in server.addresses)
+        for node in self.plan.people():
+            machine = internet.machines[node.name]
+            self.people[node.name] = Person(node, machine, internet, self.randomness, bootstrap)
+        hidden = frozenset(node.name for node in self.plan.people() if node.relay == "only")
+        machines = {name: person.machine for name, person in self.people.items()}
+        watch.people = self.people
+        pairs_later = any(each.at is not None for each in self.plan.friendships)
+        watch.secrecy = Secrecy(self.findings, self.marker.encode(), machines, hidden, knows_all_pairs=not pairs_later)
+        internet.taps.on_bytes.append(watch.on_bytes)
+        internet.taps.on_attempt.append(watch.secrecy.on_attempt)
+        self._befriend()
+
+    def _befriend(self) -> None:
+        """Those who are paired before the world begins."""
+        for name, person in self.people.items():
+            friends = []
+            for each in self.plan.friendships:
+                if each.at is None and name in (each.one, each.other):
+                    friend = self.people[each.other if name == each.one else each.one]
+                    secret = self.randomness.token("pair", *sorted((each.one, each.other)))
+                    friends.append((friend.name, friend.identity.identity_key, secret))
+                    self.watch.learn_secret(person, secret, friend.identity.identity_key)
+            if friends:
+                person.befriend(friends)
+
+    @property
+    def nodes(self) -> dict[str, Person | Server]:
+        return {**self.people, **self.servers}
+
+    def down_spans(self) -> dict[str, list[tuple[float, float]]]:
+        """When each person's node wasn't up, to the end."""
+        spans = {}
+        for name, person in self.people.items():
+            spans[name] = list(person.down_spans)
+            if person.down_since is not None and person.down_since < self.ended_at:
+                spans[name].append((person.down_since, self.ended_at))
+        return spans
+
+    # --- the run ---
+
+    async def run(self) -> None:
+        """To the plan's end. Raises only what a defect of the simulator, or an escape, raises."""
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            await nursery.start(self.internet.run)
+            nursery.start_soon(self.watch.sample, lambda: self.internet.live_connections)
+            for at, _, act in self._timeline():
+                await trio.sleep_until(at)
+                nursery.start_soon(act)
+            await trio.sleep_until(self.plan.duration)
+            self.ended_at = trio.current_time()
+            for server in self.servers.values():
+                if server.services is not None:
+                    self.watch.secrecy.on_protocols(server.name, server.services.host.protocols())
+            for person in self.people.values():
+                person.crash(power=False)
+            nursery.cancel_scope.cancel()
+
+    def _timeline(self) -> list[tuple[float, int, Callable[[], Awaitable[None]]]]:
+        acts: list[tuple[float, Callable[[], Awaitable[None]]]] = []
+        for node in self.plan.nodes:
+            acts.append((node.starts_at, _partial(self._start, node)))
+        for friendship in self.plan.friendships:
+            if friendship.at is not None:
+                acts.append((friendship.at, _partial(self._pair, friendship)))
+        for message in self.plan.messages:
+            acts.append((message.at, _partial(self._send, message)))
+        for fault in self.plan.faults:
+            acts.append((fault.at, _partial(self.faults.run, fault)))
+        return sorted((min(at, self.plan.duration), number, act) for number, (at, act) in enumerate(acts))
+
+    async def _start(self, node: Node) -> None:
+        await self._run(self.nodes[node.name])
+
+    def start_soon(self, node: Person | Server) -> None:
+        self._nursery.start_soon(self._run, node)
+
+    async def _run(self, node: Person | Server) -> None:
+        """One process of a node. One that couldn't start is started again, as a service manager does."""
+        if isinstance(node, Server):
+            others = tuple(a for each in self.servers.values() if each is not node for a in each.addresses)
+            await node.run(self.watch, others)
+            return
+        while True:
+            if await node.run(self.watch):
+                return
+            await trio.sleep(RESTART_SECONDS)
+
+    async def _send(self, message: Message) -> None:
+        """A person's part: whatever goes wrong, it is sent again with the same key until the node has accepted it."""
+        person = self.people[message.sender]
+        generation = person.generation
+        while person.generation == generation:
+            await person.up.wait()
+            process, services = person.process, person.services
+            if process is None or services is None:
+                await trio.sleep(RETRY_SECONDS)
+                continue
+            try:
+                await services.outbox.send(message.recipient, self.texts[message.id], idempotency_key=message.id)
+            except (NotFound, StorageError, LocalError, trio.ClosedResourceError) as problem:
+                if process.is_alive:
+                    self.watch.count("refused")
+                    self.log.add("refused", node=person.name, message=message.id, problem=type(problem).__name__)
+                await trio.sleep(RETRY_SECONDS)
+                continue
+            if process.is_alive:
+                self.ledger.accepted(message.id)
+                self.watch.count("sent")
+                return
+            await trio.sleep(RETRY_SECONDS)
+
+    async def _pair(self, friendship: Friendship) -> None:
+        """By a spoken code: one makes it, the other types it in a moment later, both again if something goes wrong."""
+        one, other = self.people[friendship.one], self.people[friendship.other]
+        while True:
+            await one.up.wait()
+            await other.up.wait()
+            ours, theirs = one.services, other.services
+            if ours is not None and theirs is not None:
+                try:
+                    invite = await ours.pairing.create_invite("code", other.name)
+                    await theirs.pairing.accept(invite.code or "", one.name)
+                    self.watch.count("paired")
+                    self.log.add("paired", node=one.name, peer=other.name)
+                    return
+                except Conflict:
+                    return  # they know each other: the answer to an earlier try was lost
+                except P2peError as problem:
+                    self.log.add("pairing_failed", node=one.name, peer=other.name, problem=type(problem).__name__)
+                    self.watch.count("pairings_failed")
+            await trio.sleep(RETRY_SECONDS)
+
+
+def _partial(act: Callable[..., Awaitable[None]], *arguments: object) -> Callable[[], Awaitable[None]]:
+    async def run() -> None:
+        await act(*arguments)
+
+    return run
