@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import errno
 from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from random import Random
 from typing import TYPE_CHECKING, Final
@@ -15,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 from p2pe.core.addresses import host_port, is_loopback, tcp_address
 from p2pe.model import Address
-from p2pe.ports import ByteStream, Listener
+from p2pe.ports import ByteStream, Listener, NetworkChanges
 
 from p2pe_sim.world.nat import Endpoint, NatBox
 from p2pe_sim.world.wire import VirtualStream
@@ -46,6 +48,20 @@ class Tally:
     bytes: int = 0
     retransmissions: int = 0
     waited: float = 0.0  # seconds that chunks queued for bandwidth
+
+
+class NetworkNews:
+    """ports.NetworkChanges of one machine."""
+
+    def __init__(self, machine: Machine) -> None:
+        self._machine = machine
+        self._seen = machine.changes
+
+    async def wait(self) -> None:
+        await trio.lowlevel.checkpoint()
+        while self._seen == self._machine.changes:
+            await self._machine.changed.park()
+        self._seen = self._machine.changes
 
 
 class Dial:
@@ -79,6 +95,8 @@ class Machine:
         self.is_online = True  # its line; False: nothing goes in or out
         self.is_powered = True
         self.tally = Tally()
+        self.changes = 0  # of its addresses or its line, as a process on it notices them
+        self.changed = trio.lowlevel.ParkingLot()
         self.up_free = 0.0  # when its line has sent, received, all that was given to it
         self.down_free = 0.0
         self.listeners: dict[int, VirtualListener] = {}
@@ -88,6 +106,10 @@ class Machine:
     @property
     def public_ip(self) -> str:
         return self.nat.ip if self.nat is not None else self.ip
+
+    def tell_changed(self) -> None:
+        self.changes += 1
+        self.changed.unpark_all()
 
     def free_port(self) -> int:
         while True:
@@ -191,6 +213,10 @@ class ProcessNet:
         await trio.lowlevel.checkpoint()
         loopback = Address(f"/ip4/{_LOOPBACK}")
         return (loopback, Address(f"/ip4/{self.machine.ip}")) if self.machine.is_online else (loopback,)
+
+    @asynccontextmanager
+    async def changes(self) -> AsyncIterator[NetworkChanges]:
+        yield NetworkNews(self.machine)
 
     async def resolve(self, name: str) -> tuple[str, ...]:
         return await self.internet.resolve(self.machine, name)

@@ -128,13 +128,12 @@ class Internet:
         old = machine.public_ip
         new = self._address(machine.name, turn)
         self._hosts[new] = self._hosts.pop(old)
-        if machine.nat is None:
-            machine.ip = new
-        else:
-            if not machine.nat.behaviour.translates:
-                machine.ip = new
+        if machine.nat is not None:
             machine.nat.ip = new
             machine.nat.forget()
+        if machine.ip == old:  # behind a NAT nobody is told
+            machine.ip = new
+            machine.tell_changed()
         return self.kill_streams(list(machine.streams))
 
     def kill_streams(self, streams: list[VirtualStream]) -> int:
@@ -203,6 +202,7 @@ class Internet:
 
     def set_online(self, machine: Machine, is_online: bool) -> None:
         machine.is_online = is_online
+        machine.tell_changed()
         self.rerouted()
 
     def rerouted(self) -> None:
