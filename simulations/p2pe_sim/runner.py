@@ -16,7 +16,6 @@ from typing import Final
 
 import trio
 
-from p2pe_sim.invariants.liveness import check_liveness
 from p2pe_sim.plan import Plan
 from p2pe_sim.result import Result, Verdict
 from p2pe_sim.world.clock import jumping_clock
@@ -61,7 +60,6 @@ def run(plan: Plan, *, keep_events: bool = False, trace: list[str] | None = None
 
 def _result(stage: Stage, real: float) -> Result:
     plan, watch = stage.plan, stage.watch
-    check_liveness(plan, stage.ledger.sent, stage.down_spans(), stage.ended_at, stage.findings)
     counts = _counts(stage)
     vacuous = _vacuous(plan, counts, stage.faults.effects)
     broken = tuple(stage.findings.broken)

@@ -9,6 +9,7 @@ import trio
 from p2pe.errors import Conflict, LocalError, NotFound, P2peError, StorageError
 
 from p2pe_sim.invariants.findings import Findings
+from p2pe_sim.invariants.liveness import check_liveness
 from p2pe_sim.invariants.messages import Ledger
 from p2pe_sim.invariants.secrecy import Secrecy
 from p2pe_sim.plan import Friendship, Message, Node, Plan, Role
@@ -117,6 +118,7 @@ class Stage:
                     self.watch.secrecy.on_protocols(server.name, server.services.host.protocols())
             for person in self.people.values():
                 person.crash(power=False)
+            check_liveness(self.plan, self.ledger.sent, self.down_spans(), self.ended_at, self.findings)
             nursery.cancel_scope.cancel()
 
     def _timeline(self) -> list[tuple[float, int, Callable[[], Awaitable[None]]]]:
