@@ -59,9 +59,26 @@ async def read_all(stream: Stream) -> bytes:
 
 
 async def say(connection_stream: Stream, data: bytes) -> bytes:
-    await connection_stream.send_all(data)
-    await connection_stream.send_eof()
-    answer = await read_all(connection_stream)
+    """Sends and reads at once: an echo longer than the windows would wait for its reader for ever."""
+    problem: trio.BrokenResourceError | None = None
+    answer = b""
+
+    async def send() -> None:
+        try:
+            await connection_stream.send_all(data)
+            await connection_stream.send_eof()
+        except trio.BrokenResourceError:
+            pass  # the reader sees it too
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(send)
+        try:
+            answer = await read_all(connection_stream)
+        except trio.BrokenResourceError as error:
+            problem = error
+            nursery.cancel_scope.cancel()
+    if problem is not None:
+        raise problem
     await connection_stream.aclose()
     return answer
 

@@ -20,7 +20,7 @@ from p2pe.core.addresses import host_port, is_circuit, relay_of, with_peer
 from p2pe.errors import RemoteError, Unreachable
 from p2pe.model import Address, PathKind, PeerId, PeerInfo
 from p2pe.overlay.connection import STREAM_ERRORS, HostConnection
-from p2pe.overlay.connections import NetworkChanged
+from p2pe.overlay.connections import Connected, Disconnected, HostEvent, NetworkChanged
 from p2pe.overlay.host import OverlayHost
 from p2pe.overlay.relay.voucher import check_voucher
 from p2pe.overlay.relay.wire import (
@@ -42,6 +42,7 @@ Candidates = Callable[[], Sequence[PeerInfo]]
 _REFRESH_AT: Final = 0.75  # of a reservation's life
 _LOCAL_DIAL_SECONDS: Final = 3.0  # an attempt from the listen port; then any port will do
 _IDLE_SECONDS: Final = 5.0  # until the candidates are asked for again when none is left
+_LOOK_SECONDS: Final = 0.2  # at the least between two looks that nothing in particular asked for
 _WORDS: Final = {
     Status.RESERVATION_REFUSED: "the relay has no place left",
     Status.RESOURCE_LIMIT_EXCEEDED: "the relay is at its limit",
@@ -72,7 +73,11 @@ class RelayClient:
         self._host = host
         self._nursery = nursery
         self._held: dict[PeerId, Held] = {}
+        self._asking: dict[PeerId, None] = {}  # relays that `keep` is asking; bounded by `count`
         self._incoming = 0
+        self._is_wanted = True
+        self._news = trio.Event()  # something for `keep`
+        self.settled = trio.Event()  # a first reservation is held, or none can be had for now, or none is wanted
 
     @property
     def held(self) -> tuple[Held, ...]:
@@ -151,41 +156,64 @@ class RelayClient:
     def _announce(self) -> None:
         self._host.announce(TAG, [a for held in self._held.values() for a in held.addresses])
 
+    def want(self, is_wanted: bool) -> None:
+        """Whether `keep` is to hold reservations: a node that strangers can dial needs none."""
+        if is_wanted is not self._is_wanted:
+            self._is_wanted = is_wanted
+            self._news.set()
+
     async def keep(self, candidates: Candidates, count: int = config.RELAY_CLIENT_COUNT) -> None:
         """Holds `count` reservations for as long as it runs: refreshes each in time, replaces those whose relay died
         or refuses, asks a relay that failed again only after a growing while. Withdraws all when cancelled."""
         backoff = _Backoff(self._host.world.entropy)
         try:
-            async with self._host.events() as events:
+            async with self._host.events() as events, trio.open_nursery() as nursery:
+                nursery.start_soon(self._watch, events, backoff)
                 while True:
+                    self._news = trio.Event()
                     for held in tuple(self._held.values()):
-                        if not held.connection.is_alive or held.expires <= trio.current_time():
+                        is_over = not held.connection.is_alive or held.expires <= trio.current_time()
+                        if is_over or not self._is_wanted:
                             self.release(held.relay)
-                    wake = await self._top_up(candidates(), count, backoff)
+                    wake = self._top_up(candidates() if self._is_wanted else (), count, backoff, nursery)
+                    if self._held or not (self._asking or self._is_wanted):
+                        self.settled.set()
                     with trio.move_on_at(wake):
-                        while all(held.connection.is_alive for held in self._held.values()):
-                            if isinstance(await events.receive(), NetworkChanged):
-                                backoff.forget()  # whoever couldn't be reached may be now
-                                break
+                        await self._news.wait()
         finally:
             for relay in tuple(self._held):
                 self.release(relay)
 
-    async def _top_up(self, candidates: Sequence[PeerInfo], count: int, backoff: _Backoff) -> float:
-        """Renews what is due and reserves what is missing; returns when to look again (trio time)."""
+    async def _watch(self, events: trio.MemoryReceiveChannel[HostEvent], backoff: _Backoff) -> None:
+        """Has `keep` look again when a relay of ours is gone, and when any peer that may be one has come."""
+        async for event in events:
+            if isinstance(event, Connected) and event.connection.is_dialer:
+                backoff.succeeded(event.connection.remote_peer)  # it is there: no need to wait
+                if event.connection.remote_peer not in self._held:
+                    self._news.set()
+            elif isinstance(event, NetworkChanged):
+                backoff.forget()  # whoever couldn't be reached may be now
+                self._news.set()
+            elif isinstance(event, Disconnected) and event.connection.remote_peer in self._held:
+                self._news.set()
+
+    def _top_up(self, candidates: Sequence[PeerInfo], count: int, backoff: _Backoff, nursery: trio.Nursery) -> float:
+        """Starts to renew what is due and to reserve what is missing; returns when to look again (trio time)."""
         by_id = {relay.peer_id: relay for relay in candidates}
-        due = [h.relay for h in self._held.values() if h.refresh <= trio.current_time() and backoff.is_ready(h.relay)]
-        fresh = [p for p in by_id if p not in self._held and backoff.is_ready(p)]
-        async with trio.open_nursery() as nursery:
-            for peer in [*due, *fresh[: count - len(self._held)]]:
-                relay = by_id.get(peer) or PeerInfo(peer, _relay_addresses(self._held[peer]))
-                nursery.start_soon(self._try_to_reserve, relay, backoff)
+        idle = [p for p in {**self._held, **by_id} if p not in self._asking]
+        ready = [p for p in idle if backoff.is_ready(p)]
+        due = [p for p in ready if p in self._held and self._held[p].refresh <= trio.current_time()]
+        missing = count - len({**self._held, **self._asking})
+        for peer in [*due, *[p for p in ready if p not in self._held][: max(0, missing)]]:
+            relay = by_id.get(peer) or PeerInfo(peer, _relay_addresses(self._held[peer]))
+            self._asking[peer] = None
+            nursery.start_soon(self._try_to_reserve, relay, backoff)
         now = trio.current_time()
-        times = [max(h.refresh, backoff.ready_at(h.relay)) for h in self._held.values()]
+        times = [max(h.refresh, backoff.ready_at(h.relay)) for h in self._held.values() if h.relay not in self._asking]
         times += [h.expires for h in self._held.values()]
-        if len(self._held) < count:
-            times += [backoff.ready_at(peer) for peer in by_id if peer not in self._held]
-        return max(now + config.RELAY_RETRY_FIRST, min(times, default=now + _IDLE_SECONDS))
+        if missing > 0:
+            times += [backoff.ready_at(p) for p in idle if p not in self._held and p not in self._asking]
+        return max(now + _LOOK_SECONDS, min(times, default=now + _IDLE_SECONDS))
 
     async def _try_to_reserve(self, relay: PeerInfo, backoff: _Backoff) -> None:
         try:
@@ -194,6 +222,11 @@ class RelayClient:
         except Unreachable as error:
             backoff.failed(relay.peer_id)
             log.info("no reservation", reason=str(error))
+        finally:
+            del self._asking[relay.peer_id]
+            if not self._asking:
+                self.settled.set()
+            self._news.set()
 
     # --- dialling and being dialled ---
 
