@@ -30,7 +30,8 @@ from p2pe.contacts.rotator import Rotator
 from p2pe.control.server import serve
 from p2pe.control.services import Services
 from p2pe.control.shapes import OverlayShape
-from p2pe.core.addresses import with_peer
+from p2pe.core.addresses import split_peer, with_peer
+from p2pe.core.paths import RelayPolicy
 from p2pe.errors import StorageError, UsageError
 from p2pe.identity.keyfile import is_sealed
 from p2pe.identity.keyring import open_identity
@@ -42,11 +43,12 @@ from p2pe.messaging.outbox import Outbox
 from p2pe.messaging.receiver import FrameHandler, Receiver
 from p2pe.messaging.resend import Resender
 from p2pe.messaging.signals import Signals
-from p2pe.model import Frame, Rotation
+from p2pe.model import Frame, PeerInfo, Rotation
 from p2pe.overlay.dht import Dht, open_dht
 from p2pe.overlay.host import OverlayHost, open_host
 from p2pe.overlay.hostkey import HostKey
 from p2pe.overlay.netwatch import watch_network
+from p2pe.overlay.reach import Reach, open_reach
 from p2pe.overlay.world import real_world
 from p2pe.ports import World
 from p2pe.rendezvous.recovery import RecoveryRecords
@@ -97,14 +99,24 @@ async def run_node(
     ):
         await _listen(host, settings)
         seeds = await database.read(peers.load)
-        async with open_dht(host, world, mode="client", bootstrap=settings.bootstrap, seeds=seeds) as dht:
+        async with (
+            open_dht(host, world, mode="client", bootstrap=settings.bootstrap, seeds=seeds) as dht,
+            open_reach(host, settings.relay, lambda: _relays(settings, dht)) as reach,
+        ):
             signals = Signals()
             couriers = Couriers(database, world, signals)
             rotation: dict[type[Frame], FrameHandler] = {}  # filled below: the links come first
             receiver = Receiver(database, world, signals, couriers, rotation)
             async with (
                 open_links(
-                    world, host, dht, database, identity, on_link=receiver.serve, relay_policy=settings.relay
+                    world,
+                    host,
+                    dht,
+                    database,
+                    identity,
+                    on_link=receiver.serve,
+                    relay_policy=settings.relay,
+                    settled=reach.settled,
                 ) as connectivity,
                 trio.open_nursery() as nursery,
             ):
@@ -133,7 +145,7 @@ async def run_node(
                     identity_key=identity.identity_key,
                     key_protection=SEALED if is_sealed(settings.home.keys) else UNSEALED,
                     now=world.clock.now,
-                    overlay=lambda: _overlay(host, dht),
+                    overlay=lambda: _overlay(host, dht, reach),
                     book=book,
                     pairing=pairing,
                     requests=requests,
@@ -158,7 +170,14 @@ async def run_node(
 
 
 async def _listen(host: OverlayHost, settings: Settings) -> None:
-    """Addresses that were asked for must work; of the defaults one is enough (a machine without IPv6)."""
+    """Addresses that were asked for must work; of the defaults one is enough (a machine without IPv6).
+
+    With relay = only there is no port at all: whoever found it open would know the address that is to be hidden.
+    """
+    if settings.relay is RelayPolicy.ONLY:
+        if settings.listen:
+            _log.warning("not listening: with relay = only everybody comes through a relay", asked=settings.listen)
+        return
     refused: list[str] = []
     for address in settings.listen or DEFAULT_LISTEN:
         try:
@@ -171,12 +190,27 @@ async def _listen(host: OverlayHost, settings: Settings) -> None:
         raise UsageError(f"can't listen anywhere ({'; '.join(refused)})")
 
 
-def _overlay(host: OverlayHost, dht: Dht) -> OverlayShape:
+def _relays(settings: Settings, dht: Dht) -> tuple[PeerInfo, ...]:
+    """Peers that may relay: bootstrap nodes do, and so may whoever else serves the directory."""
+    plain = [text for text in settings.bootstrap if not text.startswith("/dnsaddr/")]  # those come with the directory
+    return (*(PeerInfo(peer_id, (address,)) for address, peer_id in map(split_peer, plain)), *dht.peers())
+
+
+def _overlay(host: OverlayHost, dht: Dht, reach: Reach) -> OverlayShape:
+    status = reach.status()
     return {
         "peer_id": str(host.peer_id),
         "listen": list(host.listen_addresses()),
         "connections": len(host.connections()),
         "directory_peers": len(dht.peers()),
+        "reachability": {
+            "reachable": status.reachable.value,
+            "nat": status.nat.value,
+            "port_kept": status.port_kept,
+            "verified": list(status.verified),
+            "observed": list(status.observed),
+            "relays": [{"peer_id": str(peer), "address": address} for peer, address in status.relays],
+        },
     }
 
 

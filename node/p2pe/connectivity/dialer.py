@@ -16,7 +16,7 @@ from p2pe.core.handshake_messages import NONCE_BYTES
 from p2pe.core.paths import RelayPolicy, dial_order
 from p2pe.errors import HandshakeError, LinkClosed, RemoteError, Unreachable
 from p2pe.identity.keys import Identity
-from p2pe.model import PathAttempt, PeerId, PeerInfo, Purpose
+from p2pe.model import PathAttempt, PathKind, PeerId, PeerInfo, Purpose
 from p2pe.ports import Connection, Host, World
 from p2pe.rendezvous.finder import Finder
 from p2pe.rendezvous.roster import Known
@@ -62,7 +62,9 @@ class SessionDialer:
         """The best live connection to where the contact was reached last."""
         if known.peer is None:
             return None
-        return next((each for each in self._host.connections(known.peer.peer_id) if each.is_alive), None)
+        only_relayed = self._policy() is RelayPolicy.ONLY
+        live = [each for each in self._host.connections(known.peer.peer_id) if each.is_alive]
+        return next((each for each in live if each.path is PathKind.RELAYED or not only_relayed), None)
 
     # --- finding a connection ---
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from p2pe.config import NETWORK_GREET_PAUSE, SESSION_PROTOCOL
+from p2pe.config import GREET_WAIT, NETWORK_GREET_PAUSE, PUBLISH_FIRST_WAIT, SESSION_PROTOCOL
 from p2pe.connectivity.acceptor import Acceptor
 from p2pe.connectivity.dialer import SessionDialer
 from p2pe.connectivity.history import History
@@ -56,11 +56,13 @@ async def open_links(
     on_link: LinkHandler,
     relay_policy: RelayPolicy = RelayPolicy.FALLBACK,
     greet: bool = True,
+    settled: trio.Event | None = None,
 ) -> AsyncIterator[Connectivity]:
     """Publishes our records, greets the contacts, answers whoever comes, and keeps links while the block runs.
 
     Every link runs `on_link` in a task of its own for as long as it lives. When the block is left, every contact is
-    told goodbye. Raises StorageError when the contacts can't be read.
+    told goodbye. `settled` says when our addresses are worth publishing. Raises StorageError when the contacts can't
+    be read.
     """
     roster = Roster(database, identity.identity_key)
     await roster.load()
@@ -78,7 +80,7 @@ async def open_links(
         publisher = Publisher(world, directory, roster, own=own, is_linked=links.is_linked)
         host.handle(SESSION_PROTOCOL, acceptor.on_stream)
         try:
-            nursery.start_soon(publisher.run)
+            nursery.start_soon(_publish, publisher, settled)
             nursery.start_soon(_watch_links, links, publisher)
             await nursery.start(_watch_host, host, links, publisher, changed)
             if greet:
@@ -91,9 +93,18 @@ async def open_links(
             nursery.cancel_scope.cancel()
 
 
+async def _publish(publisher: Publisher, settled: trio.Event | None) -> None:
+    """A first record without a relay's address would only have to be replaced at once."""
+    if settled is not None:
+        with trio.move_on_after(PUBLISH_FIRST_WAIT):
+            await settled.wait()
+    await publisher.run()
+
+
 async def _greet(links: LinkRegistry, publisher: Publisher) -> None:
     """After our records are out: of two that start together, the later one then finds the earlier."""
-    await publisher.first_round.wait()
+    with trio.move_on_after(GREET_WAIT):  # without an address of our own we can still come to theirs
+        await publisher.first_round.wait()
     await links.greet_all()
 
 

@@ -168,11 +168,28 @@ class WhyAnswer(TypedDict):
     attempts: list[AttemptShape]
 
 
+class RelayShape(TypedDict):
+    peer_id: str
+    address: str
+
+
+class ReachabilityShape(TypedDict):
+    """`reachable` public, private or unknown; `nat` none, endpoint-independent, endpoint-dependent or unknown."""
+
+    reachable: str
+    nat: str
+    port_kept: bool | None
+    verified: list[str]
+    observed: list[str]
+    relays: list[RelayShape]
+
+
 class OverlayShape(TypedDict):
     peer_id: str
     listen: list[str]
     connections: int
     directory_peers: int
+    reachability: ReachabilityShape
 
 
 class CountsShape(TypedDict):

@@ -83,6 +83,12 @@ class Observations:
             return NatKind.UNKNOWN
         return NatKind.INDEPENDENT if max(seen.values()) >= 2 else NatKind.DEPENDENT
 
+    def port_kept(self, own: Iterable[Address], now: float) -> bool | None:
+        """Whether those who look see a port that we listen on; None when nobody has looked at IPv4."""
+        ports = {bound[1] for address in own if (bound := host_port(address))}
+        seen = [host_port(a) for a in self._counted(now) if a.startswith("/ip4/")]
+        return all(there is not None and there[1] in ports for there in seen) if seen else None
+
     def forget(self) -> None:
         """The network has changed: nothing of what was seen holds."""
         self._votes.clear()

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-_TAG: Final = "verified"
+TAG: Final = "verified"
 _MAX_SERVERS: Final = 4  # asked in one round
 _MAX_QUESTIONS: Final = 3  # of one server in one round: half of what it allows in a minute
 _SETTLE_SECONDS: Final = 1.0  # after a change, before asking: several changes come together
@@ -48,11 +48,18 @@ class ReachabilityStatus:
 class Reachability:
     """Asks, remembers, announces. `run` is its task."""
 
-    def __init__(self, host: OverlayHost, checkable: Callable[[Address], bool] = is_public) -> None:
+    def __init__(
+        self,
+        host: OverlayHost,
+        checkable: Callable[[Address], bool] = is_public,
+        on_verdict: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`on_verdict` is called after each round of checks, and when they are forgotten."""
         self._host = host
         self._client = AutonatClient(host)
         self._verdicts = Verdicts()
         self._checkable = checkable
+        self._on_verdict = on_verdict
 
     def status(self) -> ReachabilityStatus:
         now = trio.current_time()
@@ -67,9 +74,9 @@ class Reachability:
     def candidates(self) -> tuple[Address, ...]:
         """Addresses worth a dial-back: public listen and mapped ones, then observed ones. Behind a NAT that maps each
         connection otherwise, what one peer observed is of no use to another."""
-        listening = [a for a in self._host.addresses_without(_TAG) if self._checkable(a)]
+        listening = [a for a in self._host.addresses_without(TAG) if self._checkable(a)]
         observations, now = self._host.observations, trio.current_time()
-        is_useless = observations.nat_kind(self._host.addresses_without(_TAG), now) is NatKind.DEPENDENT
+        is_useless = observations.nat_kind(self._host.addresses_without(TAG), now) is NatKind.DEPENDENT
         observed = () if is_useless else observations.candidates(now)
         return tuple(dict.fromkeys([*listening, *observed]))
 
@@ -124,7 +131,8 @@ class Reachability:
 
     def _announce(self) -> None:
         still = frozenset(self.candidates())
-        self._host.announce(_TAG, [a for a in self._verdicts.reachable() if a in still])
+        self._host.announce(TAG, [a for a in self._verdicts.reachable() if a in still])
+        self._on_verdict()
 
     async def _servers(self) -> list[HostConnection]:
         """Connections to peers that serve dial-backs, one a subnet."""
