@@ -61,7 +61,7 @@ def run(plan: Plan, *, keep_events: bool = False, trace: list[str] | None = None
 def _result(stage: Stage, real: float) -> Result:
     plan, watch = stage.plan, stage.watch
     counts = _counts(stage)
-    vacuous = _vacuous(plan, counts, stage.faults.effects)
+    vacuous = _vacuous(stage, counts)
     broken = tuple(stage.findings.broken)
     verdict = Verdict.BROKEN if broken else Verdict.VACUOUS if vacuous else Verdict.PASSED
     delivery = tuple(
@@ -110,14 +110,15 @@ def _counts(stage: Stage) -> dict[str, float]:
     }
 
 
-def _vacuous(plan: Plan, counts: dict[str, float], effects: dict[str, float]) -> str:
-    """Why this run tested nothing; empty when it did."""
+def _vacuous(stage: Stage, counts: dict[str, float]) -> str:
+    """Why this run tested nothing; empty when it did. A fault that fell on nodes that were down is no reason."""
+    plan, effects = stage.plan, stage.faults.effects
     for name, floor in plan.checks.floors.items():
         if counts.get(name, 0) < floor:
             return f"{name} is {counts.get(name, 0):g}; the scenario asks for {floor:g} at least"
     if plan.checks.effects:
         for fault in plan.faults:
-            if not effects.get(fault.id):
+            if not effects.get(fault.id) and not stage.met_nobody(fault):
                 return f"fault {fault.id} ({fault.kind} of {', '.join(fault.targets)}) had no effect"
     return ""
 

@@ -45,6 +45,7 @@ class Server:
         self.services: Services | None = None
         self.up = trio.Event()
         self.down_since: float | None = 0.0
+        self.down_spans: list[tuple[float, float]] = []
         self._internet = internet
         self._randomness = randomness
         self._scope = trio.CancelScope()
@@ -73,7 +74,9 @@ class Server:
                         await host.listen(Address(f"/ip4/0.0.0.0/tcp/{port}"))
                     services = await stack.enter_async_context(open_services(host, world, bootstrap))
                     self.services = services
-                    self.down_since = None
+                    if self.down_since is not None:
+                        self.down_spans.append((self.down_since, trio.current_time()))
+                        self.down_since = None
                     watch.server_started(self, services)
                     self.up.set()
                     task_status.started()

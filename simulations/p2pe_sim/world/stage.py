@@ -12,7 +12,7 @@ from p2pe_sim.invariants.findings import Findings
 from p2pe_sim.invariants.liveness import check_liveness
 from p2pe_sim.invariants.messages import Ledger
 from p2pe_sim.invariants.secrecy import Secrecy
-from p2pe_sim.plan import Friendship, Message, Node, Plan, Role
+from p2pe_sim.plan import Fault, Friendship, Message, Node, Plan, Role
 from p2pe_sim.world.faults import Faults
 from p2pe_sim.world.log import EventLog
 from p2pe_sim.world.machine import LinkShape
@@ -92,13 +92,19 @@ class Stage:
         return {**self.people, **self.servers}
 
     def down_spans(self) -> dict[str, list[tuple[float, float]]]:
-        """When each person's node wasn't up, to the end."""
+        """When each node wasn't up, to the end."""
         spans = {}
-        for name, person in self.people.items():
-            spans[name] = list(person.down_spans)
-            if person.down_since is not None and person.down_since < self.ended_at:
-                spans[name].append((person.down_since, self.ended_at))
+        for name, node in self.nodes.items():
+            spans[name] = list(node.down_spans)
+            if node.down_since is not None and node.down_since < self.ended_at:
+                spans[name].append((node.down_since, self.ended_at))
         return spans
+
+    def met_nobody(self, fault: Fault) -> bool:
+        """Whether none of its targets was up while the fault held: then nothing could come of it."""
+        down = self.down_spans()
+        until = min(fault.until, self.ended_at)
+        return all(any(low <= fault.at and until <= high for low, high in down[name]) for name in fault.targets)
 
     # --- the run ---
 
