@@ -185,6 +185,10 @@ class LinkRegistry:
         await session.ended.wait()
 
     def _adopt(self, session: Session, known: Known) -> None:
+        now = self._roster.get(known.contact_id)
+        if now is None or now.blocked:  # since the handshake began
+            session.abort()
+            return
         self._lost.pop(known.contact_id, None)
         sessions = self._sessions.setdefault(known.contact_id, [])
         sessions.append(session)
@@ -398,9 +402,14 @@ class LinkRegistry:
             self._reconnect_soon(session.contact_id)
 
     async def drop(self, contact_id: ContactId) -> None:
-        """Ends all links to a contact that was blocked or removed."""
+        """Ends all links to a contact that was blocked or removed, and what carries them, as the node's stop does."""
+        connections: list[Connection] = []
         for session in list(self._sessions.get(contact_id, [])):
+            connections.append(session.connection)
             await session.end(GoodbyeReason.STOPPING)
+        for connection in connections:
+            if not any(each.connection is connection and each.contact_id != contact_id for each in self.all()):
+                await connection.aclose()
         if self._roster.get(contact_id) is None:
             self._history.forget(contact_id)
 
