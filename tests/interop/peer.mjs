@@ -116,7 +116,10 @@ const commands = {
 }
 
 serveStreams(node)
-tell({ event: 'ready', peer: node.peerId.toString(), addresses: node.getMultiaddrs().map(String) })
+// With AutoNAT on, an address that isn't verified yet isn't announced; it is listened on all the same.
+const listening = node.components.addressManager.getAddressesWithMetadata()
+  .map(a => `${a.multiaddr}`).filter(a => !a.includes('/p2p-circuit')).map(a => a.split('/p2p/')[0])
+tell({ event: 'ready', peer: node.peerId.toString(), addresses: listening.map(a => `${a}/p2p/${node.peerId}`) })
 await serve(commands)
 await node.stop()
 process.exit(0)

@@ -18,6 +18,7 @@ from typing import Final
 
 import trio
 from overlay_kit import LOOPBACK, echo, read_all
+from p2pe.model import Address
 from p2pe.overlay.host import OverlayHost, open_host
 from p2pe.overlay.hostkey import HostKey
 from p2pe.overlay.limits import HostLimits
@@ -91,9 +92,11 @@ class Held:
         self.found.append(await digest_of(stream))
 
 
-async def real_host(stack: AsyncExitStack, *, limits: HostLimits | None = None) -> OverlayHost:
+async def real_host(
+    stack: AsyncExitStack, *, limits: HostLimits | None = None, listen: Address = LOOPBACK
+) -> OverlayHost:
     key = HostKey.generate(os.urandom)
-    return await stack.enter_async_context(open_host(real_world(), key=key, listen=(LOOPBACK,), limits=limits))
+    return await stack.enter_async_context(open_host(real_world(), key=key, listen=(listen,), limits=limits))
 
 
 async def real_relay(stack: AsyncExitStack, **limits: int) -> tuple[OverlayHost, RelayService]:

@@ -123,3 +123,20 @@ async def test_a_host_ends_cleanly_with_streams_open() -> None:
         connection = await a.connect(info(b))
         await connection.open_stream(ECHO)
     assert not connection.is_alive
+
+
+async def test_many_who_ask_who_is_there_share_one_stream() -> None:
+    """js-libp2p serves one identify stream a connection and resets a second."""
+    async with AsyncExitStack() as stack:
+        a, b = await host(stack), await host(stack)
+        connection = await a.connect(info(b))
+        found: list[object] = []
+
+        async def ask() -> None:
+            found.append(await a.identify(connection))
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(5):
+                nursery.start_soon(ask)
+        assert len(found) == 5 and len(set(map(id, found))) == 1
+        assert a.metrics.streams_opened == b.metrics.streams_accepted == 1

@@ -61,6 +61,7 @@ class HostConnection:
             ping_timeout=shared.limits.ping_timeout,
         )
         self.identity: Identity | None = None  # filled by Host.identify
+        self.identifying = trio.Lock()  # js-libp2p serves one identify stream a connection and resets a second
         self._streams = 0
         self._idle_since = trio.current_time()
         self._protections: dict[str, None] = {}

@@ -23,6 +23,7 @@ from p2pe.overlay.connection import STREAM_ERRORS, HostConnection, Shared
 from p2pe.overlay.connections import AddressesChanged, Connections, HostEvent, NetworkChanged
 from p2pe.overlay.dial import CircuitDialer, Dialer, Dialled
 from p2pe.overlay.hostkey import HostKey
+from p2pe.overlay.identify import Identity
 from p2pe.overlay.limits import HostLimits, HostMetrics
 from p2pe.overlay.listen import Acceptor
 from p2pe.overlay.ping import PING_PROTOCOL, answer_pings
@@ -226,17 +227,22 @@ class OverlayHost:
             raise Unreachable("an inbound connection failed its handshake")
         return await self._start_connection(Dialled(upgraded, path, raw.local, remote))
 
-    async def identify(self, connection: HostConnection) -> identify.Identity:
+    async def identify(self, connection: HostConnection) -> Identity:
         """What the peer says about itself, asked once a connection. Raises Unreachable."""
-        if connection.identity is None:
-            try:
-                connection.identity = await identify.ask_identity(connection)
-            except (RemoteError, trio.TooSlowError, *STREAM_ERRORS) as error:
-                raise Unreachable(f"{connection.remote_peer} didn't identify itself ({type(error).__name__})") from None
-            self._note_observation(connection.identity.observed, connection)
+        async with connection.identifying:
+            if connection.identity is None:
+                connection.identity = await self._ask_identity(connection)
         return connection.identity
 
     # --- inside ---
+
+    async def _ask_identity(self, connection: HostConnection) -> Identity:
+        try:
+            found = await identify.ask_identity(connection)
+        except (RemoteError, trio.TooSlowError, *STREAM_ERRORS) as error:
+            raise Unreachable(f"{connection.remote_peer} didn't identify itself ({type(error).__name__})") from None
+        self._note_observation(found.observed, connection)
+        return found
 
     def _start_dial(self, peer_id: PeerId, addresses: tuple[Address, ...]) -> _PendingDial:
         pending = self._dials[peer_id] = _PendingDial(addresses)
