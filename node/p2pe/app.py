@@ -23,8 +23,10 @@ from p2pe.app_home import DEFAULT_LISTEN, SEALED, UNSEALED, Settings
 from p2pe.config import PEERS_SAVE_SECONDS, RESTART_FIRST_SECONDS, RESTART_MAX_SECONDS
 from p2pe.connectivity.service import open_links
 from p2pe.contacts.book import Book
+from p2pe.contacts.devices import Devices
 from p2pe.contacts.pairing import Pairing
 from p2pe.contacts.recovery import Recovery
+from p2pe.contacts.replacing import replace_contact
 from p2pe.contacts.requests import Requests
 from p2pe.contacts.rotator import Rotator
 from p2pe.control.server import serve
@@ -149,6 +151,8 @@ async def run_node(
                     book=book,
                     pairing=pairing,
                     requests=requests,
+                    replace_contact=partial(replace_contact, world, database, pairing),
+                    devices=Devices(world, settings.home, identity, connectivity.links),
                     links=connectivity.links,
                     couriers=couriers,
                     outbox=Outbox(database, world, signals, couriers, identity.k_msgid),

@@ -19,9 +19,10 @@ from typing import Any, Final
 from p2pe.core.addresses import host_port, split_peer
 from p2pe.core.paths import RelayPolicy
 from p2pe.errors import StorageError, UsageError
+from p2pe.identity.devices import DeviceList, device_list, parse_device_key
 from p2pe.identity.home import Home
 from p2pe.identity.keyfile import is_sealed
-from p2pe.identity.keyring import create_identity
+from p2pe.identity.keyring import create_identity, open_identity, revoke_devices
 from p2pe.identity.passphrase import existing_passphrase, new_passphrase, terminal
 from p2pe.model import Address
 from p2pe.overlay.world import real_world
@@ -62,6 +63,19 @@ def passphrase_for(home: Home, file: Path | None) -> str | None:
     Raises NotFound (`p2pe init` first), UsageError, StorageError.
     """
     return existing_passphrase(file, os.environ, sealed=is_sealed(home.keys), ask=terminal())
+
+
+def devices_of(home: Home, passphrase: str | None) -> DeviceList:
+    """What `p2pe devices` shows of a home on which no node runs. Raises NotFound, WrongPassphrase, StorageError."""
+    return device_list(open_identity(home, passphrase))
+
+
+def revoke_in(home: Home, keys: list[str], passphrase: str | None) -> DeviceList:
+    """Revokes devices in a home on which no node runs. Raises Conflict when one does, and as `revoke_devices`."""
+    world = real_world()
+    with home.lock():
+        parsed = tuple(parse_device_key(each) for each in keys)
+        return device_list(revoke_devices(home, passphrase, parsed, world.entropy, world.clock.now()))
 
 
 def settings_for(

@@ -96,3 +96,68 @@ def test_a_node_restored_from_its_words_gets_its_contacts_and_their_messages_bac
     with alice.client() as client:
         assert client.contact("bob")["identity_key"] == before["identity_key"]
         assert any(each["step"] == "recover" and each["outcome"] == "ok" for each in client.why("bob")["attempts"])
+
+
+def test_a_new_identity_is_another_contact_until_somebody_says_otherwise(
+    couple: tuple[Person, Person],
+) -> None:
+    alice, bob = couple
+    bob.stop()
+    alice.command("contacts", "verify", "bob")
+    with alice.client() as client:
+        before = client.contact("bob")
+        waiting = [client.send("bob", text)["id"] for text in ("first", "second")]
+    stranger = alice.world.person("bob-anew").start()
+    with stranger.client() as client:
+        code = client.invite("code", "alice")["code"]
+    assert code is not None
+    taken = alice.command("accept", code, "--name", "bob", check=False)
+    assert taken.returncode == 1 and "p2pe contacts replace bob CODE" in taken.stderr
+    done = json.loads(alice.command("contacts", "replace", "bob", code, "--json").stdout)
+    assert (done["old"]["name"], done["new"]["name"], done["held"]) == ("bob-old", "bob", 2)
+    assert done["new"]["safety_number"] != before["safety_number"] == done["old"]["safety_number"]
+    assert done["old"]["verified"] and not done["new"]["verified"], "the mark must not be inherited"
+    delivered(alice, "bob", "to the new one")
+    with stranger.client() as client:
+        assert [each["text"] for each in client.inbox()["messages"]] == ["to the new one"]
+    with alice.client() as client:
+        for each in waiting:
+            assert client.message(each)["state"] == "held_identity"
+        ids = client.resend("bob-old", "bob")
+        assert len(ids) == 2 and not set(ids) & set(waiting)
+    settled(alice, ids)
+    assert texts(stranger, "alice") == ["to the new one", "first", "second"]
+    with alice.client() as client:
+        assert client.message(waiting[0])["state"] == "retracted"
+        assert "another contact" in client.message(waiting[0])["reason"]
+        assert client.resend("bob-old", "bob") == []
+    alice.command("forget", "bob-old", "--yes")
+    assert [each["name"] for each in json.loads(alice.command("contacts", "--json").stdout)["contacts"]] == ["bob"]
+
+
+def test_devices_are_revoked_while_the_node_runs(couple: tuple[Person, Person]) -> None:
+    alice, bob = couple
+    before = json.loads(alice.command("devices", "--json").stdout)
+    stolen = "ab" * 32
+    with bob.client() as client:
+        since = client.why("alice")["since"]
+    after = json.loads(alice.command("devices", "revoke", stolen, "--json").stdout)
+    assert after["device"] == before["device"] and after["revoked"] == [stolen]
+    assert after["list_version"] > before["list_version"]
+
+    def renewed() -> bool:
+        with bob.client() as client:
+            return client.why("alice")["since"] != since
+
+    eventually("a session with the new certificate", renewed)
+    delivered(alice, "bob", "still me")
+    wrong = alice.command("devices", "revoke", before["device"], check=False)
+    assert wrong.returncode == 2 and "can't revoke itself" in wrong.stderr
+    wrong = alice.command("devices", "revoke", "xyz", check=False)
+    assert wrong.returncode == 2 and "isn't a device key" in wrong.stderr
+    alice.stop()
+    offline = json.loads(alice.command("devices", "revoke", "--others", "--json").stdout)
+    assert offline["list_version"] > after["list_version"] and offline["revoked"] == [stolen]
+    assert json.loads(alice.command("devices", "--json").stdout) == offline
+    alice.start()
+    delivered(bob, "alice", "still you")

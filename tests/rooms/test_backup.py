@@ -43,7 +43,7 @@ def fill(home: Home, identity: Identity) -> ContactId:
     contact_id = add_contact(connection)
     outgoing.current_stream(connection, OLD_STREAM)
     outgoing.insert(connection, contact_id, OLD_STREAM, 1, [draft(1), draft(2), draft(3)], NOW)
-    offered = outgoing.offer(connection, contact_id, 0, 2, NOW)
+    offered = outgoing.offer(connection, contact_id, 0, 2, 10_000, NOW)
     assert offered is not None
     outgoing.deliver_range(connection, contact_id, offered.rows[0], offered.rows[0], NOW)
     invites.create(connection, kind="code", handle=b"h" * 8, locator="1-a", password="b-c", secret=b"s" * 16,
@@ -116,7 +116,7 @@ def test_what_waited_may_be_sent_on_in_a_new_order(folder: Path) -> None:
                         send_waiting=True)  # fmt: skip
     assert done.held == 0
     connection = connect(Home(folder / "c").database, done.identity.database_key)
-    offer = outgoing.offer(connection, contact_id, 0, 10, LATER)
+    offer = outgoing.offer(connection, contact_id, 0, 10, 10_000, LATER)
     assert offer is not None and [each[0] for each in offer.ids] == [2, 3]
     [(stream_id, messages)] = offer.runs
     assert stream_id != OLD_STREAM and [each.sequence for each in messages] == [1, 2]
@@ -135,7 +135,7 @@ def test_held_messages_released_go_behind_later_ones(folder: Path) -> None:
                     LATER)  # fmt: skip
     released = outgoing.release(connection, contact_id, fresh, LATER)
     assert [each[0] for each in released] == [2, 3]
-    offer = outgoing.offer(connection, contact_id, 0, 10, LATER)
+    offer = outgoing.offer(connection, contact_id, 0, 10, 10_000, LATER)
     assert offer is not None and [each[0] for each in offer.ids] == [9, 2, 3]
     assert [each.sequence for each in offer.runs[0][1]] == [1, 2, 3], "a batch's sequences must ascend"
     outgoing.insert(connection, contact_id, stream, 4, [draft(10)], LATER)

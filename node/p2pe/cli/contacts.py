@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -127,6 +128,45 @@ def remove(
         output.emit_json({"removed": name})
 
 
+@contacts_app.command("replace")
+def replace(
+    name: NameArgument,
+    invitation: Annotated[
+        list[str] | None,
+        typer.Argument(help="A code or a link of the new identity.", metavar="[CODE|LINK]", show_default=False),
+    ] = None,
+    by: Annotated[
+        str | None, typer.Option("--by", help="The contact that is the new identity, if you have paired already.",
+                                 show_default=False)
+    ] = None,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:  # fmt: skip
+    """Give a contact's name to a new identity of the same person, who lost the old one.
+
+    The old contact is kept as NAME-old, and what waited for it is held: nothing goes to the new identity before
+    `p2pe resend NAME-old NAME`. The new one isn't verified: anybody could claim to be somebody who lost everything.
+
+    Examples:  p2pe contacts replace bob 47-actor-clock-tiger;  p2pe contacts replace bob --by bob-2
+    """
+    text = " ".join(invitation or ()).strip() or None
+    if (text is None) == (by is None):
+        raise UsageError("say who it is now: a code or a link of theirs, or --by and the contact's name")
+    with client(home) as node:
+        done = node.replace_contact(name, invitation=text, by=by)
+    if as_json:
+        output.emit_json(done)
+        return
+    new, old = output.safe(done["new"]["name"]), output.safe(done["old"]["name"])
+    print(f"{output.paint(new, 'bold')} is another identity now; the one before is called {old}.")
+    print("Anybody could claim to be somebody who lost everything. Your safety number with the new one:\n")
+    for line in output.grouped(done["new"]["safety_number"]).split("\n"):
+        print(f"    {line}")
+    print(f"\nCompare it by voice or in person, then:  p2pe contacts verify {new}")
+    if done["held"]:
+        print(f"{done['held']} messages are held. To send them to the new identity:  p2pe resend {old} {new}")
+
+
 @contacts_app.command("receipts")
 def receipts(
     name: NameArgument,
@@ -197,6 +237,7 @@ def invite(
             output.emit_json(outcome, line=True)
         elif outcome["contact"] is not None:
             _print_pairing(outcome["contact"])
+            _warn_of_namesake(node, outcome["contact"])
 
 
 def _print_invite(made: InviteShape, qr: bool, waits: bool) -> None:
@@ -261,10 +302,11 @@ def accept(
         if not as_json:
             output.note("Looking for the invite…")
         contact = node.accept(text, name)
-    if as_json:
-        output.emit_json(contact)
-        return
-    _print_pairing(contact)
+        if as_json:
+            output.emit_json(contact)
+            return
+        _print_pairing(contact)
+        _warn_of_namesake(node, contact)
 
 
 def _print_pairing(contact: ContactShape) -> None:
@@ -275,6 +317,20 @@ def _print_pairing(contact: ContactShape) -> None:
     print(f"\nCompare it by voice or in person when it matters, then:  p2pe contacts verify {name}")
     print(f"Write:  p2pe send {name} hello")
     _warn_of_likeness(contact)
+
+
+def _warn_of_namesake(node: Client, contact: ContactShape) -> None:
+    """Who calls themselves as somebody does already got a number: perhaps the same person, perhaps not."""
+    numbered = re.fullmatch(r"(.+)-\d+", contact["name"])
+    if numbered is None:
+        return
+    for other in node.contacts():
+        if other["name"].lower() == numbered[1].lower():
+            old, new = output.safe(other["name"]), output.safe(contact["name"])
+            output.note(
+                f"\nYou have a contact called {old} already, and this is another identity. If {old} lost the old one "
+                f"and you are sure that it's them:  p2pe contacts replace {old} --by {new}"
+            )
 
 
 # --- reachability ---

@@ -39,6 +39,7 @@ MODULES = {
     "resend": "identity",
     "forget": "identity",
     "requests": "identity",
+    "devices": "devices",
 }
 
 

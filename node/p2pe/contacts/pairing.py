@@ -198,7 +198,10 @@ class Pairing:
             await self._database.read(lambda tx: contacts.find(tx, wanted))
         except NotFound:
             return wanted
-        raise Conflict(f"another contact is called {wanted!r} already: choose another name")
+        raise Conflict(
+            f"another contact is called {wanted!r} already: choose another name. If this is the same person with a new "
+            f"identity: `p2pe contacts replace {wanted} CODE`"
+        )
 
     # --- publishing ---
 

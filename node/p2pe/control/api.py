@@ -17,7 +17,7 @@ from p2pe.control import present
 from p2pe.control.failures import BodyLimit, install, while_connected
 from p2pe.control.identity import identity_router
 from p2pe.control.messages import messages_router
-from p2pe.control.schemas import AcceptBody, ContactChange, InviteBody
+from p2pe.control.schemas import AcceptBody, ContactChange, InviteBody, ReplaceBody
 from p2pe.control.services import Services
 from p2pe.control.shapes import (
     ContactsAnswer,
@@ -25,10 +25,12 @@ from p2pe.control.shapes import (
     ErrorAnswer,
     InvitesAnswer,
     InviteShape,
+    ReplacedAnswer,
     StatusAnswer,
     WhyAnswer,
 )
 from p2pe.core.names import skeleton
+from p2pe.errors import UsageError
 from p2pe.model import Contact, MessageState
 
 _FAILURES: Final[dict[int | str, dict[str, Any]]] = {"default": {"model": ErrorAnswer, "description": "It failed."}}
@@ -140,6 +142,22 @@ def _contacts_router(services: Services) -> APIRouter:
         if body.name is not None:
             await book.rename(name, body.name)
         return JSONResponse(await _shown(services, await book.find(body.name or name)))
+
+    @routes.post("/{name}/replace", response_model=ReplacedAnswer)
+    async def replace(name: str, body: ReplaceBody, request: Request) -> Response:
+        """Gives a contact's name to a new identity of the same person; what waited for the old one is held."""
+        if (body.invitation is None) == (body.by is None):
+            raise UsageError("give either an invitation of the new identity, or the contact that it is already")
+        done = await while_connected(
+            request, lambda: services.replace_contact(name, invitation=body.invitation, by=body.by)
+        )
+        services.couriers.contact_changed(done.old.id)
+        answer: ReplacedAnswer = {
+            "old": await _shown(services, done.old),
+            "new": await _shown(services, done.new),
+            "held": done.held,
+        }
+        return JSONResponse(answer)
 
     @routes.delete("/{name}", status_code=204)
     async def remove(name: str) -> Response:

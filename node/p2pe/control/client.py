@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         AcceptedAnswer,
         ContactsAnswer,
         ContactShape,
+        DevicesAnswer,
         InboxAnswer,
         IncomingDetail,
         IncomingHistory,
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
         MarkedAnswer,
         OutboxAnswer,
         OutgoingShape,
+        ReplacedAnswer,
         RequestsAnswer,
         RequestShape,
         StatusAnswer,
@@ -129,6 +131,12 @@ class Client:
         answer = self._call("PATCH", f"/v1/contacts/{quote(name, safe='')}", _given(body))
         return cast("ContactShape", answer)
 
+    def replace_contact(self, name: str, *, invitation: str | None = None, by: str | None = None) -> ReplacedAnswer:
+        """Gives a contact's name to a new identity: whoever made `invitation`, or the contact called `by`."""
+        path = f"/v1/contacts/{quote(name, safe='')}/replace"
+        answer = self._call("POST", path, _given({"invitation": invitation, "by": by}), patience=PAIRING_TIMEOUT)
+        return cast("ReplacedAnswer", answer)
+
     def remove_contact(self, name: str) -> None:
         self._call("DELETE", f"/v1/contacts/{quote(name, safe='')}")
 
@@ -154,6 +162,14 @@ class Client:
         self._call("DELETE", f"/v1/invites/{invite_id}")
 
     # --- the life of an identity ---
+
+    def devices(self) -> DevicesAnswer:
+        return cast("DevicesAnswer", self._call("GET", "/v1/devices"))
+
+    def revoke_devices(self, keys: Sequence[str] = (), passphrase: str | None = None) -> DevicesAnswer:
+        """Hex keys; none: all other devices. `passphrase` is the key file's, when it is sealed."""
+        body = _given({"keys": list(keys), "passphrase": passphrase})
+        return cast("DevicesAnswer", self._call("POST", "/v1/devices/revoke", body))
 
     def requests(self) -> list[RequestShape]:
         """Former contacts who came to this restored identity."""

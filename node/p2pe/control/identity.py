@@ -1,14 +1,16 @@
-"""The control API's routes for the life of an identity: requests of former contacts."""
+"""The control API's routes for the life of an identity: devices, and requests of former contacts."""
 
 from __future__ import annotations
 
 from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse
 
-from p2pe.control.schemas import DecisionBody
+from p2pe.control import present
+from p2pe.control.schemas import DecisionBody, RevokeBody
 from p2pe.control.services import Services
-from p2pe.control.shapes import RequestsAnswer, RequestShape
+from p2pe.control.shapes import DevicesAnswer, RequestsAnswer, RequestShape
 from p2pe.core.derive import safety_number
+from p2pe.identity.devices import parse_device_key
 from p2pe.storage.requests import Request
 
 
@@ -27,6 +29,17 @@ def identity_router(services: Services) -> APIRouter:
             "last_at": request.last_at,
             "state": request.state,
         }
+
+    @routes.get("/devices", response_model=DevicesAnswer)
+    async def list_devices() -> Response:
+        """This device, and those that no longer speak for this identity."""
+        return JSONResponse(present.devices(services.devices.list()))
+
+    @routes.post("/devices/revoke", response_model=DevicesAnswer)
+    async def revoke(body: RevokeBody) -> Response:
+        """A newer certificate for this device, which supersedes those of all others."""
+        keys = [parse_device_key(each) for each in body.keys]
+        return JSONResponse(present.devices(await services.devices.revoke(keys, body.passphrase)))
 
     @routes.get("/requests", response_model=RequestsAnswer)
     async def list_requests() -> Response:

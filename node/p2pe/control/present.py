@@ -5,9 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from p2pe.contacts.pairing import ShownInvite
-from p2pe.control.shapes import AttemptShape, ContactShape, IncomingShape, InviteShape, OutgoingShape, WhyAnswer
+from p2pe.control.shapes import (
+    AttemptShape,
+    ContactShape,
+    DevicesAnswer,
+    IncomingShape,
+    InviteShape,
+    OutgoingShape,
+    WhyAnswer,
+)
 from p2pe.core.delivery import Situation
 from p2pe.core.derive import safety_number
+from p2pe.identity.devices import DeviceList
 from p2pe.model import (
     Contact,
     ContactReachability,
@@ -77,6 +86,15 @@ def contact(person: Contact, own: IdentityKey, path: PathKind | None, looks_like
         "connected": path is not None,
         "path": None if path is None else path.value,
         "looks_like": list(looks_like),
+    }
+
+
+def devices(found: DeviceList) -> DevicesAnswer:
+    return {
+        "device": found.device_key.hex(),
+        "list_version": found.list_version,
+        "issued_at": found.issued_at,
+        "revoked": [each.hex() for each in found.revoked],
     }
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from p2pe.config import API_MAX_BATCH, MAX_EXPIRE_MILLIS, MESSAGE_ID_BYTES
+from p2pe.config import API_MAX_BATCH, MAX_EXPIRE_MILLIS, MAX_REVOKED_DEVICES, MESSAGE_ID_BYTES
 
 MessageIdText = Annotated[str, Field(pattern=f"^[0-9a-f]{{{2 * MESSAGE_ID_BYTES}}}$")]
 
@@ -52,6 +52,20 @@ class AcceptBody(_Request):
 class DecisionBody(_Request):
     approve: bool
     name: str | None = Field(default=None, description="What to call them; else as before.")
+
+
+class RevokeBody(_Request):
+    keys: Annotated[list[str], Field(max_length=MAX_REVOKED_DEVICES)] = Field(
+        default=[], description="Device keys, hex. None: all other devices, known or not, by the list's version alone."
+    )
+    passphrase: str | None = Field(default=None, description="The key file's, when it is sealed.")
+
+
+class ReplaceBody(_Request):
+    """Exactly one of the two."""
+
+    invitation: str | None = Field(default=None, description="A code or a link of the new identity.", max_length=4096)
+    by: str | None = Field(default=None, description="The contact that is the new identity.")
 
 
 class ContactChange(_Request):

@@ -146,6 +146,23 @@ class RequestsAnswer(TypedDict):
     requests: list[RequestShape]
 
 
+class ReplacedAnswer(TypedDict):
+    """`held`: messages that waited for the old identity, and wait for `resend` now."""
+
+    old: ContactShape
+    new: ContactShape
+    held: int
+
+
+class DevicesAnswer(TypedDict):
+    """Keys are hex. Contacts refuse certificates with a lower `list_version` than they have seen."""
+
+    device: str
+    list_version: int
+    issued_at: int
+    revoked: list[str]
+
+
 class AttemptShape(TypedDict):
     at: int
     step: str

@@ -53,9 +53,12 @@ class DeviceKeys:
         return cls.from_private(entropy(KEY_BYTES))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Identity:
-    """What a running node holds. `root_seed` is None unless it was asked for: a daemon never needs it."""
+    """What a running node holds. `root_seed` is None unless it was asked for: a daemon never needs it.
+
+    Of a running node, `certificate` alone changes, when a device is revoked: every handshake reads it anew.
+    """
 
     identity_key: IdentityKey
     device_private: bytes = field(repr=False)

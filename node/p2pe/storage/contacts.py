@@ -105,7 +105,11 @@ def rename(tx: Tx, contact_id: ContactId, name: str) -> None:
 
 
 def remove(tx: Tx, contact_id: ContactId) -> None:
-    """Removes the contact, its keys, and all messages to and from it (zeroed by secure_delete)."""
+    """Removes the contact, its keys, all messages to and from it, and what else names it (zeroed by secure_delete)."""
+    tx.execute("UPDATE invites SET name = NULL WHERE contact_id = ?", (contact_id,))
+    tx.execute(
+        "DELETE FROM requests WHERE identity_key = (SELECT identity_key FROM contacts WHERE id = ?)", (contact_id,)
+    )
     tx.execute("UPDATE invites SET name = NULL WHERE contact_id = ?", (contact_id,))
     tx.execute("DELETE FROM contacts WHERE id = ?", (contact_id,))
     if tx.changes() == 0:
