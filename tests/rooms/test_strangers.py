@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
+import time
+from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from statistics import quantiles
 from types import FrameType
 from typing import Any
 
@@ -24,11 +27,15 @@ from p2pe.core.handshake import DIALER_ENTROPY_BYTES, DialerHandshake, Expected
 from p2pe.core.invite import code_handle, parse_code
 from p2pe.core.records import public_key_of, record_key
 from p2pe.errors import LinkClosed, Unreachable
-from p2pe.model import GoodbyeReason, PeerInfo, Purpose
+from p2pe.model import ContactId, GoodbyeReason, IdentityKey, PeerInfo, Purpose
 from p2pe.ports import Stream
-from people_kit import Node, People, acquaint, all_published, until
+from p2pe.storage import contacts
+from p2pe.storage.migrations import Tx
+from people_kit import START, Node, People, acquaint, all_published, until
 
 SECRET = b"S" * 32
+SAMPLES = 300  # of each kind
+OTHER_CONTACTS = 50
 # Methods of the cryptography library's keys: every Diffie-Hellman, encapsulation, signature and derivation of a key.
 PUBLIC_KEY_WORK = {
     "exchange", "encapsulate", "decapsulate", "sign", "verify", "generate", "public_key", "from_private_bytes",
@@ -250,14 +257,10 @@ async def test_a_contact_blocked_in_the_middle_of_its_handshake_gets_no_link(
     assert bob.connectivity.links.all() == () and bob.links == []
 
 
-def outcomes(node: Node, contact: Any) -> list[tuple[str, str]]:
-    return [(each.step, each.outcome) for each in node.connectivity.links.reachability(contact).attempts]
-
-
 async def test_after_our_restart_blocked_looks_exactly_like_offline(people: People) -> None:
     """The other side holds our last address. A node that was stopped, and one that was restarted and blocks, give
     the same steps with the same outcomes and the same sentence."""
-    seen: dict[str, tuple[str, list[tuple[str, str]]]] = {}
+    seen: dict[str, tuple[str, set[tuple[str, str]]]] = {}
     for what in ("offline", "blocked"):
         alice_home, bob_home = people.person(f"alice-{what}"), people.person(f"bob-{what}")
         async with alice_home.run(greet=False) as alice:
@@ -277,9 +280,54 @@ async def test_after_our_restart_blocked_looks_exactly_like_offline(people: Peop
     assert seen["offline"] == seen["blocked"]
 
 
-async def _try(alice: Node, contact: Any) -> tuple[str, list[tuple[str, str]]]:
+async def _try(alice: Node, contact: Any) -> tuple[str, set[tuple[str, str]]]:
+    """The sentence, and the steps with their outcomes, of a try made now."""
     await until(lambda: not alice.connectivity.links.is_linked(contact))
+    began = alice.clock.now()
     with pytest.raises((Unreachable, LinkClosed)) as failure:
         await alice.connectivity.links.get(contact)
-    port = str(alice.connectivity.links.reachability(contact).attempts[-1].target)
-    return str(failure.value).replace(port, "…"), outcomes(alice, contact)
+    attempts = alice.connectivity.links.reachability(contact).attempts
+    steps = {(each.step, each.outcome) for each in attempts if each.at >= began}
+    return str(failure.value).replace(str(attempts[-1].target), "…"), steps
+
+
+def likelier(one: list[float], other: list[float]) -> float:
+    """The probability that a value of `one` is above one of `other` (the Mann-Whitney statistic, scaled): 0.5 when
+    nobody can tell the two apart."""
+    ranked = sorted(other)
+    return sum((bisect_left(ranked, each) + bisect_right(ranked, each)) / 2 for each in one) / len(one) / len(ranked)
+
+
+async def test_the_time_of_the_refusal_says_nothing(trio_of_nodes: tuple[Node, Node, Node]) -> None:
+    """From the last byte of the hello to the end of the stream, as the other side's node measures it: somebody blocked,
+    and somebody whom we have never known. In turns, so that the machine's load falls on both alike."""
+    alice, bob, _ = trio_of_nodes
+    for number in range(OTHER_CONTACTS):
+        await acquaint_stranger(bob, f"friend {number}")
+    await bob.book.set_blocked("alice", True)
+    times: dict[str, list[float]] = {"blocked": [], "unknown": []}
+    for number in range(2 * SAMPLES):
+        what, secret = (("blocked", SECRET), ("unknown", os.urandom(32)))[number % 2]
+        raw = hello(alice, bob, secret)
+        stream = await stream_to(alice, bob)
+        began = time.perf_counter()
+        assert await answer_to(stream, raw) == 0
+        times[what].append(time.perf_counter() - began)
+    for what, values in times.items():
+        cuts = [round(1e6 * each) for each in quantiles(values, n=20)]
+        print(f"{what:8} p5 {cuts[0]} µs, median {cuts[9]} µs, p95 {cuts[18]} µs, {len(values)} samples")
+    chance = likelier(times["blocked"], times["unknown"])
+    print(f"blocked takes longer with probability {chance:.3f}")
+    assert 0.4 < chance < 0.6  # five standard deviations of 0.02 at 300 samples
+
+
+async def acquaint_stranger(node: Node, name: str) -> None:
+    """A contact that has no node."""
+    key = IdentityKey(os.urandom(32))
+
+    def add(tx: Tx) -> ContactId:
+        return contacts.add(
+            tx, name=name, identity_key=key, pair_secret=os.urandom(32), paired_at=START, list_version=0
+        )
+
+    await node.connectivity.roster.reload(await node.database.write(add))

@@ -100,7 +100,10 @@ def verify(
 
 @contacts_app.command("block")
 def block(name: NameArgument, home: HomeOption = None, as_json: JsonOption = False) -> None:
-    """Neither send to a contact nor be reachable for it. To the other side it looks like being offline."""
+    """Neither send to a contact nor be reachable for it. To the other side it looks like being offline.
+
+    Until your node starts the next time, somebody who was connected can still see that a node runs at your address.
+    """
     with client(home) as node:
         _print_contact(node.change_contact(name, blocked=True), as_json)
 
