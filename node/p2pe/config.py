@@ -65,6 +65,7 @@ LINK_RETIRE_QUIET: Final = 0.5  # seconds without a frame before a link that was
 LINK_RETIRE_SECONDS: Final = 5.0  # and at the most so long after it was replaced
 LINK_RACE_SECONDS: Final = 30.0  # two links this close in age came of both sides dialling: the lower key's stays
 GOODBYE_SECONDS: Final = 1.0  # to write a goodbye; a dead peer must not delay a stop
+MAX_WAITING_HELLOS: Final = 256  # streams whose hello hasn't come; each may have 4 KiB of it buffered
 MAX_PENDING_HANDSHAKES: Final = 32  # inbound: each costs up to 3 ms of CPU and 10 s of patience
 MAX_CONTACT_HANDSHAKES_PER_MINUTE: Final = 30  # sessions a contact may open: renewals and path changes need 2 or 3
 MAX_SUBNETS_COUNTED: Final = 4_096  # whose attempts are counted; the oldest gives way

@@ -96,12 +96,15 @@ class Acceptor:
 
     async def on_stream(self, stream: Stream) -> None:
         """One inbound stream, from Hello to the end of its session."""
-        if not self.admission.begin():
+        deadline = trio.current_time() + HANDSHAKE_TIMEOUT
+        frames = FrameStream(stream)
+        raw_hello = await self._first_frame(frames, deadline)
+        if raw_hello is None or not self.admission.begin():
             stream.reset()
             return
         in_handshake = True
         try:
-            accepted = await self._accept(stream)
+            accepted = await self._accept(frames, raw_hello, deadline)
             self.admission.end()
             in_handshake = False
             if accepted is not None:
@@ -110,19 +113,30 @@ class Acceptor:
             if in_handshake:
                 self.admission.end()
 
-    async def _accept(self, stream: Stream) -> Continuation | None:
+    async def _first_frame(self, frames: FrameStream, deadline: float) -> bytes | None:
+        """Whoever says nothing only waits beside others who say nothing, and takes nobody's place in a handshake."""
+        remote = frames.stream.connection.remote_address
+        try:
+            with self.admission.waiting_room.enter(remote), trio.fail_at(deadline):
+                return await frames.read()
+        except (RemoteError, LinkClosed, trio.TooSlowError) as problem:
+            self.admission.failed(remote)
+            _log.debug("an inbound stream said no hello", reason=type(problem).__name__)
+        return None
+
+    async def _accept(self, frames: FrameStream, raw_hello: bytes, deadline: float) -> Continuation | None:
         """The handshake, and what follows it; None when there was none to be had, and the stream is gone."""
+        stream = frames.stream
         remote = stream.connection.remote_address
-        frames = FrameStream(stream)
         in_order = False
         try:
-            with trio.fail_after(HANDSHAKE_TIMEOUT):
+            with trio.fail_at(deadline):
                 handshake = ResponderHandshake(
                     local_party(self._identity, self._host),
                     stream.remote_peer,
                     entropy=self._world.entropy(RESPONDER_ENTROPY_BYTES),
                 )
-                hello = handshake.receive_hello(await frames.read())
+                hello = handshake.receive_hello(raw_hello)
                 if hello.purpose is Purpose.SESSION:
                     accepted = await self._session(frames, handshake, hello)
                     in_order = accepted is not None

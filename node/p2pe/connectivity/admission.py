@@ -6,7 +6,10 @@ before any public-key work (docs/protocol.md "Messages": no open inbox).
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 import trio
 
@@ -14,6 +17,7 @@ from p2pe.config import (
     MAX_CONTACT_HANDSHAKES_PER_MINUTE,
     MAX_PENDING_HANDSHAKES,
     MAX_SUBNETS_COUNTED,
+    MAX_WAITING_HELLOS,
     SESSION_ATTEMPTS_PER_MINUTE,
     SESSION_ATTEMPTS_PER_MINUTE_PER_SUBNET,
 )
@@ -39,6 +43,44 @@ class _Counter:
         self._times.append(trio.current_time())
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Guest:
+    subnet: bytes
+    evict: Callable[[], None]
+
+
+class WaitingRoom:
+    """Streams whose hello hasn't come yet. A newcomer always gets in: when it is full, the subnet that has most in it
+    loses its oldest. An honest dialler's hello comes within a round trip, so it isn't the oldest for long, while those
+    who open streams and say nothing push each other out."""
+
+    def __init__(self, places: int = MAX_WAITING_HELLOS) -> None:
+        self._places = places
+        self._guests: dict[_Guest, None] = {}  # in order of arrival
+        self.evicted = 0  # since the start
+
+    @contextmanager
+    def enter(self, remote: Address) -> Iterator[trio.CancelScope]:
+        """A place while the block runs. The block is cancelled when it is evicted."""
+        with trio.CancelScope() as scope:
+            guest = _Guest(_subnet(remote), scope.cancel)
+            if len(self._guests) >= self._places:
+                self._evict_one()
+            self._guests[guest] = None
+            try:
+                yield scope
+            finally:
+                self._guests.pop(guest, None)
+
+    def _evict_one(self) -> None:
+        crowd = Counter(guest.subnet for guest in self._guests)
+        greedy = max(crowd, key=lambda subnet: crowd[subnet])
+        victim = next(guest for guest in self._guests if guest.subnet == greedy)
+        del self._guests[victim]
+        self.evicted += 1
+        victim.evict()
+
+
 class Admission:
     """Counters of one node. Subnets beyond MAX_SUBNETS_COUNTED push out the oldest; the total still holds."""
 
@@ -47,10 +89,12 @@ class Admission:
         self._subnets: OrderedDict[bytes, _Counter] = OrderedDict()
         self._contacts: dict[ContactId, _Counter] = {}  # bounded by MAX_CONTACTS
         self._pending = 0
+        self.waiting_room = WaitingRoom()
         self.refused = 0  # since the start, for status and tests
 
     def begin(self) -> bool:
-        """Takes a place for one handshake; False when all MAX_PENDING_HANDSHAKES are taken. Pair it with `end`."""
+        """Takes a place for one handshake, once there is a hello; False when all MAX_PENDING_HANDSHAKES are taken.
+        Pair it with `end`."""
         if self._pending >= MAX_PENDING_HANDSHAKES:
             self.refused += 1
             return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 
@@ -67,7 +68,7 @@ class Gate:
     """Counts inbound connections in all, per subnet, and those not yet upgraded.
 
     When all upgrade places are taken, the subnet that holds most of them loses its oldest: strangers who connect and
-    say nothing push each other out, not the honest peer from elsewhere.
+    say nothing push each other out, not the honest peer, who is through in a round trip.
     """
 
     limits: HostLimits
@@ -86,9 +87,8 @@ class Gate:
         if subnet is not None and self._per_subnet.get(subnet, 0) >= self.limits.max_connections_per_subnet:
             self.metrics.refused_subnet += 1
             return None
-        if len(self._pending) >= self.limits.max_pending_upgrades and not self._make_room(subnet):
-            self.metrics.refused_pending += 1
-            return None
+        if len(self._pending) >= self.limits.max_pending_upgrades:
+            self._make_room()
         admission = Admission(subnet, evict)
         self.total += 1
         if subnet is not None:
@@ -112,15 +112,12 @@ class Gate:
             else:
                 del self._per_subnet[admission.subnet]
 
-    def _make_room(self, newcomer: bytes | None) -> bool:
-        waiting: dict[bytes | None, int] = {}
-        for admission in self._pending:
-            waiting[admission.subnet] = waiting.get(admission.subnet, 0) + 1
+    def _make_room(self) -> None:
+        """The oldest of the greediest subnet goes. Never the newcomer: strangers of more subnets than there are places
+        would otherwise lock everybody out by saying nothing."""
+        waiting = Counter(admission.subnet for admission in self._pending)
         greedy = max(waiting, key=lambda subnet: waiting[subnet])
-        if waiting[greedy] <= waiting.get(newcomer, 0) + 1:
-            return False
         victim = next(a for a in self._pending if a.subnet == greedy)
         del self._pending[victim]
         self.metrics.refused_pending += 1
         victim.evict()
-        return True

@@ -7,6 +7,7 @@ import typing
 import structlog
 import trio
 
+from p2pe.errors import RemoteError
 from p2pe.model import PeerId
 from p2pe.ports import StreamHandler
 
@@ -117,10 +118,11 @@ def _failed(error: Exception, stream: NegotiatedStream, metrics: HostMetrics) ->
 
 
 def _is_ordinary(error: BaseException) -> bool:
-    """Whether it only says that the stream or the connection went away."""
+    """Whether it only says that the stream or the connection went away, or that the peer broke a protocol: a stranger
+    who sends rubbish shouldn't fill the log."""
     if isinstance(error, BaseExceptionGroup):
         return all(_is_ordinary(inner) for inner in error.exceptions)
-    return isinstance(error, (trio.BrokenResourceError, trio.ClosedResourceError))
+    return isinstance(error, (trio.BrokenResourceError, trio.ClosedResourceError, RemoteError))
 
 
 def _place(error: BaseException) -> str:

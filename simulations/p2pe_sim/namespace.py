@@ -1,0 +1,55 @@
+"""A network namespace of one's own for a thread: a fresh, empty network, gone when the thread ends.
+
+Sockets that the thread opens and programs that it starts live in there; nothing of it reaches the machine's network.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import subprocess
+import threading
+from collections.abc import Callable
+from typing import Final, TypeVar
+
+from p2pe_sim.natlab.lab import LabUnavailable
+
+T = TypeVar("T")
+_CLONE_NEWNET: Final = 0x40000000
+
+
+def ip(*commands: str) -> None:
+    """Runs `ip` commands in the calling thread's namespace. Raises LabUnavailable with what `ip` said."""
+    done = subprocess.run(["ip", "-batch", "-"], input="\n".join(commands), text=True, capture_output=True)
+    if done.returncode != 0:
+        raise LabUnavailable(f"ip failed: {done.stderr.strip()}")
+
+
+def in_namespace(work: Callable[[], T]) -> T:
+    """Runs `work` in a thread with its own network: `lo`, and `lan0` (up, without an address). Raises LabUnavailable
+    with the reason where that can't be, and what `work` raises."""
+    if not hasattr(os, "geteuid") or os.geteuid() != 0:
+        raise LabUnavailable("needs root, for a network namespace")
+    if shutil.which("ip") is None:
+        raise LabUnavailable("needs the program `ip` (Debian: apt install iproute2)")
+    results: list[T] = []
+    problems: list[BaseException] = []
+
+    def main() -> None:
+        try:
+            libc = ctypes.CDLL(None, use_errno=True)
+            if libc.unshare(_CLONE_NEWNET) != 0:
+                reason = os.strerror(ctypes.get_errno())
+                raise LabUnavailable(f"network namespaces can't be made here: {reason}")
+            ip("link set lo up", "link add lan0 type veth peer name far0", "link set lan0 up", "link set far0 up")
+            results.append(work())
+        except BaseException as problem:  # noqa: BLE001 - raised again by the caller's thread
+            problems.append(problem)
+
+    thread = threading.Thread(target=main)
+    thread.start()
+    thread.join()
+    if problems:
+        raise problems[0]
+    return results[0]
