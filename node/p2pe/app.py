@@ -119,6 +119,7 @@ async def run_node(
                     on_link=receiver.serve,
                     relay_policy=settings.relay,
                     settled=reach.settled,
+                    puncher=reach.puncher,
                 ) as connectivity,
                 trio.open_nursery() as nursery,
             ):

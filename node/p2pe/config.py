@@ -74,6 +74,7 @@ GREET_AT_ONCE: Final = 8  # contacts being dialled at the same time after a star
 MAX_GREETED: Final = 256  # contacts greeted after a start, those seen last first; half of MAX_CONNECTIONS
 RECONNECT_WAITS: Final = (0.1, 0.5, 2.0, 8.0, 30.0)  # seconds before each try after a link broke
 CACHED_HEADSTART: Final = 0.5  # seconds that the address which worked last gets before the DHT is asked
+MAX_REMEMBERED_ADDRESSES: Final = 3  # of a contact: the last path, and two relays
 HISTORY_ATTEMPTS: Final = 32  # lines of `p2pe why` kept a contact
 SESSION_ATTEMPTS_PER_MINUTE_PER_SUBNET: Final = 5  # strangers' hellos, per /24 or /56
 SESSION_ATTEMPTS_PER_MINUTE: Final = 30
@@ -244,6 +245,9 @@ RELAY_DRAIN_SECONDS: Final = 30.0  # circuits may end by themselves this long wh
 PUNCH_ROUNDS: Final = 3  # DCUtR specification: one attempt and two retries
 PUNCH_ROUND_SECONDS: Final = 2.5  # a simultaneous open succeeds within two round trips or not at all
 PUNCH_ADDRESSES: Final = 4  # dialled at once in a round; more only fill the NAT's tables
+PUNCH_SILENCE_SECONDS: Final = 0.4  # of a punched connection: then its server takes the client's part
+PUNCH_AGAIN_SECONDS: Final = 0.03  # after a refusal: below a usual one-way delay, so that two SYNs meet soon
+PUNCH_REPEATS: Final = (60.0, 300.0, 1_800.0)  # seconds, the last repeated, until a relayed link is tried anew
 PUNCH_SETTLE_SECONDS: Final = 0.5  # identify's answer about our own address, before the first round
 
 # --- control API ---

@@ -6,10 +6,11 @@ from collections.abc import Callable
 
 import trio
 
-from p2pe.config import CACHED_HEADSTART, HANDSHAKE_TIMEOUT, SESSION_PROTOCOL
+from p2pe.config import CACHED_HEADSTART, HANDSHAKE_TIMEOUT, MAX_REMEMBERED_ADDRESSES, SESSION_PROTOCOL
 from p2pe.connectivity.history import History
 from p2pe.connectivity.session import Session
 from p2pe.connectivity.streams import FrameStream
+from p2pe.core.addresses import is_circuit
 from p2pe.core.derive import PairKeys, day_of, session_tag
 from p2pe.core.handshake import DIALER_ENTROPY_BYTES, DialerHandshake, Established, Expected, LocalParty
 from p2pe.core.handshake_messages import NONCE_BYTES
@@ -60,10 +61,12 @@ class SessionDialer:
 
     def _live(self, known: Known) -> Connection | None:
         """The best live connection to where the contact was reached last."""
-        if known.peer is None:
-            return None
+        return None if known.peer is None else self.best_connection(known.peer.peer_id)
+
+    def best_connection(self, peer_id: PeerId) -> Connection | None:
+        """The best live connection to the peer that the policy lets us use."""
         only_relayed = self._policy() is RelayPolicy.ONLY
-        live = [each for each in self._host.connections(known.peer.peer_id) if each.is_alive]
+        live = [each for each in self._host.connections(peer_id) if each.is_alive]
         return next((each for each in live if each.path is PathKind.RELAYED or not only_relayed), None)
 
     # --- finding a connection ---
@@ -184,8 +187,13 @@ async def run_dialer(frames: FrameStream, handshake: DialerHandshake, psk0: byte
     return handshake.established
 
 
-def dialled_peer(session: Session) -> PeerInfo | None:
-    """Where a session that we opened can be reached again; None for one that the other side opened, whose port on
-    the connection may not be one it listens on."""
-    connection = session.connection
-    return PeerInfo(PeerId(session.peer_id), (connection.remote_address,)) if session.is_dialer else None
+def dialled_peer(session: Session, before: PeerInfo | None) -> PeerInfo | None:
+    """Where a session that we opened can be reached again, and the relays through which that peer was reached
+    `before`: a punched path can't be dialled again. None for a session that the other side opened, whose port on the
+    connection may not be one it listens on."""
+    if not session.is_dialer:
+        return None
+    earlier = before.addresses if before is not None and before.peer_id == session.peer_id else ()
+    circuits = [address for address in earlier if is_circuit(address)]
+    addresses = dict.fromkeys([session.connection.remote_address, *circuits])
+    return PeerInfo(PeerId(session.peer_id), tuple(addresses)[:MAX_REMEMBERED_ADDRESSES])

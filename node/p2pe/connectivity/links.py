@@ -31,7 +31,7 @@ from p2pe.core.derive import pair_keys
 from p2pe.core.paths import RelayPolicy, is_better
 from p2pe.core.rotation import proven
 from p2pe.errors import P2peError, StorageError, Unreachable
-from p2pe.model import ContactId, ContactReachability, GoodbyeReason, Millis, PathAttempt
+from p2pe.model import ContactId, ContactReachability, GoodbyeReason, Millis, PathAttempt, PeerInfo
 from p2pe.ports import Connection, LinkHandler, World
 from p2pe.rendezvous.pulse import Pulse
 from p2pe.rendezvous.roster import Known, Roster
@@ -81,6 +81,7 @@ class LinkRegistry:
         self._renewing: dict[ContactId, None] = {}
         self._is_stopping = False
         self.changed = Pulse()
+        self.on_adopted: Callable[[Session], None] | None = None  # a link has come
         self.on_unreachable: Callable[[ContactId], None] | None = None  # a contact couldn't be reached
         self.on_new_device: Callable[[ContactId], None] | None = None  # a contact came with a newer device list
 
@@ -197,6 +198,9 @@ class LinkRegistry:
             old.abort()
         self._nursery.start_soon(self._serve, session, known)
         self._nursery.start_soon(self._remember, session, known)
+        self._nursery.start_soon(self._improve, session)
+        if self.on_adopted is not None:
+            self.on_adopted(session)
         self.changed.fire()
         self._retire_replaced(known)
 
@@ -241,7 +245,7 @@ class LinkRegistry:
         secret works: the old one is erased then."""
         try:
             is_new_device, dropped = await self._database.write(
-                partial(_note_session, session, self._world.clock.now())
+                partial(_note_session, session, known.peer, self._world.clock.now())
             )
             if dropped:
                 await self._database.truncate_log()
@@ -323,10 +327,17 @@ class LinkRegistry:
             if (
                 session.is_dialer
                 and session.peer_id == connection.remote_peer
-                and session is self.current(session.contact_id)
+                and session.is_open
+                and not session.retiring
                 and is_better(connection.path, session.path)
             ):
                 await self._replace(session, connection)
+
+    async def _improve(self, session: Session) -> None:
+        """The better connection may have come up while this session's handshake was under way."""
+        connection = self._dialer.best_connection(session.peer_id)
+        if connection is not None:
+            await self.use_better_path(connection)
 
     # --- when things change ---
 
@@ -425,7 +436,7 @@ class LinkRegistry:
         self._history.add(contact_id, (attempt,))
 
 
-def _note_session(session: Session, now: Millis, tx: Tx) -> tuple[bool, bool]:
+def _note_session(session: Session, before: PeerInfo | None, now: Millis, tx: Tx) -> tuple[bool, bool]:
     """(the contact is on a newer device list than before, an old pair secret was dropped)."""
     contact_id = session.contact_id
     row = contacts.secrets(tx, contact_id)
@@ -437,7 +448,7 @@ def _note_session(session: Session, now: Millis, tx: Tx) -> tuple[bool, bool]:
         protocol_version=session.version,
         revoked=session.revoked,
     )
-    peer = dialled_peer(session)
+    peer = dialled_peer(session, before)
     if peer is not None:
         contacts.set_peer(tx, contact_id, peer)
     is_new_device = session.list_version > row.list_version

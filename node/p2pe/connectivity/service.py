@@ -14,10 +14,12 @@ from p2pe.connectivity.acceptor import Acceptor
 from p2pe.connectivity.dialer import SessionDialer
 from p2pe.connectivity.history import History
 from p2pe.connectivity.links import LinkRegistry
+from p2pe.connectivity.punching import Upgrader
 from p2pe.core.paths import RelayPolicy, publishable
 from p2pe.identity.keys import Identity
 from p2pe.model import PeerInfo
 from p2pe.overlay.connections import AddressesChanged, Connected, NetworkChanged
+from p2pe.overlay.punch import Puncher
 from p2pe.ports import Directory, LinkHandler, World
 from p2pe.rendezvous.finder import Finder
 from p2pe.rendezvous.publisher import Publisher
@@ -57,6 +59,7 @@ async def open_links(
     relay_policy: RelayPolicy = RelayPolicy.FALLBACK,
     greet: bool = True,
     settled: trio.Event | None = None,
+    puncher: Puncher | None = None,
 ) -> AsyncIterator[Connectivity]:
     """Publishes our records, greets the contacts, answers whoever comes, and keeps links while the block runs.
 
@@ -78,6 +81,8 @@ async def open_links(
         links = LinkRegistry(world, database, roster, dialer, history, on_link, lambda: relay_policy, nursery)
         acceptor = Acceptor(world, host, identity, roster, history, links.serve_accepted)
         publisher = Publisher(world, directory, roster, own=own, is_linked=links.is_linked)
+        if puncher is not None:
+            Upgrader(links, puncher, nursery)
         host.handle(SESSION_PROTOCOL, acceptor.on_stream)
         try:
             nursery.start_soon(_publish, publisher, settled)

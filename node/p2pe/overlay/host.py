@@ -6,14 +6,14 @@ explicitly, every wait has a deadline, everything a stranger can grow has a limi
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Final
 
 import structlog
 import trio
 
-from p2pe.core.addresses import expand, host_port, is_loopback, is_public, is_wildcard, path_of
+from p2pe.core.addresses import expand, host_port, ip_of, is_loopback, is_public, is_wildcard, path_of
 from p2pe.core.observed import Observations
 from p2pe.errors import RemoteError, Unreachable
 from p2pe.model import Address, PathAttempt, PathKind, PeerId, PeerInfo
@@ -74,6 +74,7 @@ class OverlayHost:
         self._interfaces: tuple[Address, ...] = ()
         self._announced: dict[str, tuple[Address, ...]] = {}
         self._agent = identify.agent_version()
+        self._punched: dict[str, int] = {}  # IPs being dialled by hole punching, and how often; bounded by it
         self._next_number = 1
         self._is_closing = False
         self.handle(PING_PROTOCOL, answer_pings)
@@ -94,7 +95,9 @@ class OverlayHost:
         listener = await self.world.net.listen(address)
         self._listeners.append(listener)
         self._interfaces = await self.world.net.interfaces()
-        self._nursery.start_soon(self._acceptor.serve_listener, listener, path_of, self._run_connection, self._nursery)
+        self._nursery.start_soon(
+            self._acceptor.serve_listener, listener, self._path_of, self._run_connection, self._nursery
+        )
         self._connections.publish(AddressesChanged())
         return listener.address
 
@@ -234,6 +237,20 @@ class OverlayHost:
                 connection.identity = await self._ask_identity(connection)
         return connection.identity
 
+    @contextmanager
+    def punching(self, addresses: Sequence[Address]) -> Iterator[None]:
+        """Within the block, connections accepted from these addresses' IPs count as punched."""
+        ips = [ip for ip in map(ip_of, addresses) if ip is not None]
+        for ip in ips:
+            self._punched[ip] = self._punched.get(ip, 0) + 1
+        try:
+            yield
+        finally:
+            for ip in ips:
+                self._punched[ip] -= 1
+                if not self._punched[ip]:
+                    del self._punched[ip]
+
     # --- inside ---
 
     async def _ask_identity(self, connection: HostConnection) -> Identity:
@@ -243,6 +260,10 @@ class OverlayHost:
             raise Unreachable(f"{connection.remote_peer} didn't identify itself ({type(error).__name__})") from None
         self._note_observation(found.observed, connection)
         return found
+
+    def _path_of(self, remote: Address) -> PathKind:
+        path = path_of(remote)
+        return PathKind.PUNCHED if path is PathKind.DIRECT and ip_of(remote) in self._punched else path
 
     def _start_dial(self, peer_id: PeerId, addresses: tuple[Address, ...]) -> _PendingDial:
         pending = self._dials[peer_id] = _PendingDial(addresses)

@@ -7,7 +7,7 @@ say, and asks for none: nothing of ours is to be dialled directly, so there is n
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 import trio
@@ -19,6 +19,7 @@ from p2pe.core.reachability import Reachable
 from p2pe.model import Address, PeerId, PeerInfo
 from p2pe.overlay.bootstrap_addresses import distinct
 from p2pe.overlay.host import OverlayHost
+from p2pe.overlay.punch import Puncher, open_puncher
 from p2pe.overlay.reachability import TAG as VERIFIED
 from p2pe.overlay.reachability import Reachability
 from p2pe.overlay.relay.client import TAG as RELAYED
@@ -46,11 +47,13 @@ class Reach:
         policy: RelayPolicy,
         relays: Callable[[], Sequence[PeerInfo]],
         relay: RelayClient | None,
+        puncher: Puncher | None,
     ) -> None:
         self._host = host
         self._policy = policy
         self._relays = relays
         self.relay = relay
+        self.puncher = puncher
         self.reachability = None if policy is RelayPolicy.ONLY else Reachability(host, on_verdict=self._decide)
         self.settled = relay.settled if relay is not None else trio.Event()  # records may go out: see RelayClient
         if relay is None:
@@ -102,15 +105,20 @@ async def open_reach(
 ) -> AsyncIterator[Reach]:
     """Keeps the node reachable while the block runs. `relays`: peers that may relay, as far as they are known now."""
     if policy is RelayPolicy.NEVER:
-        reach = Reach(host, policy, relays, None)
+        reach = Reach(host, policy, relays, None, None)
         assert reach.reachability is not None
         async with trio.open_nursery() as nursery:
             await nursery.start(reach.reachability.run)
             yield reach
             nursery.cancel_scope.cancel()
         return
-    async with open_relay_client(host) as relay, trio.open_nursery() as nursery:
-        reach = Reach(host, policy, relays, relay)
+    async with AsyncExitStack() as stack:
+        relay = await stack.enter_async_context(open_relay_client(host))
+        # Over a relay ONLY tells nobody our addresses: there is nothing to punch with.
+        may_punch = policy is not RelayPolicy.ONLY
+        puncher = await stack.enter_async_context(open_puncher(host)) if may_punch else None
+        nursery = await stack.enter_async_context(trio.open_nursery())
+        reach = Reach(host, policy, relays, relay, puncher)
         nursery.start_soon(relay.keep, reach.candidates)
         if reach.reachability is not None:
             await nursery.start(reach.reachability.run)
