@@ -134,7 +134,8 @@ class Puncher:
                 plan = await self._follow(MessageStream(stream))
             outcome = await self._dial(peer, plan)
             self.on_answered(peer, self._attempt(plan, outcome, started))
-        except trio.TooSlowError:
+        except (RemoteError, trio.TooSlowError) as error:
+            log.debug("hole punching ended early", reason=str(error))
             stream.reset()
         finally:
             if self._turns.get(peer) is turn:

@@ -127,12 +127,14 @@ def stage(
         with processes() as story:
             for number, public in enumerate(publics):
                 port = 443 if NatType.ONLY_443 in (one, other) else PUBLIC_PORT
-                listen = ["--listen", f"/ip6/{public.address6}/tcp/{port}"]
+                listen = [f"/ip4/{public.address}/tcp/{port}", f"/ip6/{public.address6}/tcp/{port}"]
+                if NatType.V6_FIREWALL in (one, other):  # it has no way out for IPv4; people are told the first address
+                    listen.reverse()
                 story.bootstrap(
                     f"bootstrap{number}",
-                    listen=f"/ip4/{public.address}/tcp/{port}",
+                    listen=listen[0],
                     inside=public.command([]),
-                    options=listen,
+                    options=["--listen", listen[1]],
                 )
             alice = homes.person("alice", story, places[0], (*listening(one), *options))
             bob = homes.person("bob", story, places[1], (*listening(other), *options))
