@@ -177,12 +177,17 @@ class JsPeer:
 @asynccontextmanager
 async def js_peer(**options: Any) -> AsyncIterator[JsPeer]:
     """A running node; see peer.mjs for the options. Its warnings go to the test's stderr."""
-    executable = node()
+    async with line_peer([str(node()), str(BUILD / "peer.mjs"), json.dumps(options)], BUILD) as peer:
+        yield peer
+
+
+@asynccontextmanager
+async def line_peer(command: list[str], folder: Path = HERE) -> AsyncIterator[JsPeer]:
+    """Any process that speaks the line protocol of lines.mjs."""
     environment = {name: value for name, value in os.environ.items() if name != "NODE_OPTIONS"}
     process = await trio.lowlevel.open_process(
-        [str(executable), str(BUILD / "peer.mjs"), json.dumps(options)],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, cwd=str(BUILD),
-    )  # fmt: skip
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, cwd=str(folder)
+    )
     peer = JsPeer(process)
     try:
         async with trio.open_nursery() as nursery:
