@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 SOURCES := node bootstrap simulations tests benchmarks
 
-.PHONY: demo test check fmt bench natlab proto proto-check lock clean install
+.PHONY: demo test check fmt bench natlab fuzz proto proto-check lock clean install
 
 install: $(STAMP)
 
@@ -39,6 +39,11 @@ bench: $(STAMP)
 
 natlab: $(STAMP)
 	$(BIN)/python -m p2pe_sim.natlab.matrix
+
+FUZZ_INPUTS ?= 200000
+fuzz: $(STAMP)
+	$(BIN)/python fuzz/decoders.py --count $(FUZZ_INPUTS) --seed $${SEED:-1}
+	$(BIN)/python fuzz/overlay.py --count $(FUZZ_INPUTS) --seed $${SEED:-1}
 
 proto: $(STAMP)
 	$(BIN)/python protos/generate.py

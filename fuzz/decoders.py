@@ -10,13 +10,16 @@ and lengths that lie.
 from __future__ import annotations
 
 import argparse
+import logging
 import random
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "core"))
 
+import structlog
 from crypto_support import ALICE, PSK0, make_dialer, make_responder
 from p2pe.config import MAX_HANDSHAKE_BYTES
 from p2pe.core.certificate import verify_certificate
@@ -98,12 +101,16 @@ def mutate(rng: random.Random, raw: bytes, other: bytes) -> bytes:
     return bytes(out[:60_000])
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description="Fuzz the core's decoders.")
+def run(every: list[tuple[str, Target, list[bytes]]], description: str) -> int:
+    """Reads --count and --seed, feeds the targets in turn, reports. Returns the exit code."""
+    parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--count", type=int, default=100_000, help="inputs in all (default 100,000)")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--only", default="", help="targets whose name contains this text")
     options = parser.parse_args()
-    rng, every = random.Random(options.seed), targets()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
+    logging.getLogger("libp2p").setLevel(logging.CRITICAL)  # it reports each damaged signature
+    rng, every = random.Random(options.seed), [each for each in every if options.only in each[0]]
     accepted = dict.fromkeys((name for name, _, _ in every), 0)
     pool = [raw for _, _, corpus in every for raw in corpus]
     for number in range(options.count):
@@ -115,6 +122,7 @@ def main() -> int:
         except RemoteError:
             pass
         except Exception as problem:  # noqa: BLE001 - finding these is what this is for
+            traceback.print_exc()
             sys.stdout.write(f"{name}: {problem!r}\nseed {options.seed}, input {number}: {raw.hex()}\n")
             return 1
     sys.stdout.write(f"{options.count} inputs, none but RemoteError; accepted after mutation: {accepted}\n")
@@ -122,4 +130,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(targets(), "Fuzz the core's decoders."))
