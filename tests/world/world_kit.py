@@ -11,7 +11,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO
 
-from p2pe_sim.plan import Checks, Fault, Friendship, Liveness, Message, Node, Plan, Role
+from p2pe_sim.natlab.nat import NatType
+from p2pe_sim.plan import Checks, Fault, FaultKind, Friendship, Liveness, Message, Node, Plan, Role
 from p2pe_sim.result import Result
 
 _WORKER = """
@@ -77,4 +78,35 @@ def two(
         tuple(Message(f"m{n}", 2.0 + 3 * n, names[n % 2], names[1 - n % 2]) for n in range(messages)),
         tuple(faults),
         Checks(liveness=(Liveness("delivered", 30.0),), floors={"delivered": messages}),
+    )
+
+
+def rough(seed: int = 1, *, relay: str = "fallback", nat: NatType = NatType.NONE, reaches: bool = True) -> Plan:
+    """Two people who write a lot while connections are reset, nodes killed, machines lose power and a disk is full.
+
+    The second one comes late, so that messages wait for it. `seed` moves every moment a little.
+    """
+    shift = seed * 0.377 % 1.0
+    names = ("ada", "ben")
+    faults = [Fault(f"r{n}", FaultKind.RESET, 8.0 + 2.9 * n + shift, 8.0 + 2.9 * n + shift, ("ada",)) for n in range(6)]
+    faults += [
+        Fault("k1", FaultKind.CRASH, 28.0 + shift, 30.0 + shift, ("ben",)),
+        Fault("p1", FaultKind.CRASH_NO_FLUSH, 35.03 + shift, 37.0 + shift, ("ben",)),
+        Fault("p2", FaultKind.CRASH_NO_FLUSH, 42.01 + shift, 44.0 + shift, ("ada",)),
+        Fault("d1", FaultKind.DISK_FULL, 50.0, 55.0, ("ada",)),
+    ]
+    return Plan(
+        "rough",
+        seed,
+        130.0,
+        (
+            Node("hub", Role.BOOTSTRAP),
+            Node("rim", Role.BOOTSTRAP),
+            Node("ada", starts_at=1.0, relay=relay, nat=nat),
+            Node("ben", starts_at=6.0, nat=nat),
+        ),
+        (Friendship("ada", "ben"),),
+        tuple(Message(f"m{n}", 2.0 + 0.9 * n, names[n % 3 == 2], names[n % 3 != 2]) for n in range(60)),
+        tuple(faults),
+        Checks(liveness=(Liveness("delivered", 60.0),), floors={"delivered": 50 if reaches else 0}),
     )

@@ -1,20 +1,257 @@
-"""Nodes that are broken on purpose: each by one change that a programmer could make by mistake."""
+"""Nodes that are broken on purpose: each by one change that a programmer could make by mistake, or out of malice.
+
+A change is (where, name, original -> replacement). `MUTANTS` maps a mutant to its changes and the invariant that
+must catch it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 from unittest.mock import patch
 
-Change = tuple[object, str, Callable[[Any], Any]]  # (where, name, original -> replacement)
-MUTANTS: dict[str, tuple[Change, ...]] = {}
+import p2pe.connectivity.service as service
+import p2pe.messaging.receiver as receiver_module
+import p2pe.rendezvous.publisher as publisher_module
+import p2pe_bootstrap.services as bootstrap_services
+from p2pe.connectivity.dialer import SessionDialer
+from p2pe.connectivity.session import Session
+from p2pe.core.paths import RelayPolicy
+from p2pe.core.records import make_record, public_key_of, record_key
+from p2pe.errors import StorageError
+from p2pe.messaging.courier import Couriers
+from p2pe.messaging.expiry import Expiry
+from p2pe.messaging.outbox import Outbox
+from p2pe.model import Address, MessageId
+from p2pe.overlay.noise import SecureStream
+from p2pe.storage import connection as storage_connection
+from p2pe.storage import incoming
+
+Change = tuple[object, str, Callable[[Any], Any]]
+
+
+class Mutant(NamedTuple):
+    caught_by: str
+    changes: tuple[Change, ...]
+
+
+# --- delivery ---
+
+
+def _dedupe_off(accept: Any) -> Any:
+    """Takes a message that it has already as a new one."""
+
+    def mutant(tx: Any, contact_id: Any, stream_id: Any, messages: Sequence[Any], now: Any) -> Any:
+        def fresh(message: Any) -> Any:
+            known = tx.execute("SELECT 1 FROM incoming WHERE contact_id = ? AND id = ?", (contact_id, message.id)).get
+            return replace(message, id=MessageId(hashlib.sha256(message.id).digest())) if known else message
+
+        stream = hashlib.sha256(stream_id + str(now).encode()).digest()[:16]
+        accepted = accept(tx, contact_id, stream, [fresh(each) for each in messages], now)
+        receipts = [(m.id, h, s) for m, (_, h, s) in zip(messages, accepted.receipts, strict=False)]
+        return accepted._replace(receipts=receipts, conflict=None)
+
+    return mutant
+
+
+def _order_swapped(insert: Any) -> Any:
+    """Writes the messages of a batch from the last to the first."""
+
+    def mutant(tx: Any, contact_id: Any, stream_id: Any, messages: Any, hashes: Any, now: Any) -> Any:
+        return insert(tx, contact_id, stream_id, messages[::-1], hashes[::-1], now)
+
+    return mutant
+
+
+def _ack_and_drop(accept: Any) -> Any:
+    """Receipts what it hasn't stored."""
+
+    def mutant(tx: Any, contact_id: Any, stream_id: Any, messages: Any, now: Any) -> Any:
+        accepted = accept(tx, contact_id, stream_id, messages, now)
+        tx.execute("DELETE FROM incoming WHERE id = ?", (messages[-1].id,))
+        return accepted
+
+    return mutant
+
+
+def _no_receipts(_receipt_frames: Any) -> Any:
+    return lambda receipts: ()
+
+
+def _without_sync(configure: Any) -> Any:
+    """A database that leaves the disk to itself."""
+
+    def mutant(connection: Any, *arguments: Any, **options: Any) -> None:
+        configure(connection, *arguments, **options)
+        connection.pragma("synchronous", "off")
+
+    return mutant
+
+
+def _send_swallows_errors(queue: Any) -> Any:
+    """`send` says yes though the commit failed."""
+
+    async def mutant(self: Outbox, prepared: Any) -> Any:
+        try:
+            return await queue(self, prepared)
+        except StorageError:
+            return [None for _ in prepared]
+
+    return mutant
+
+
+def _begins_anew(deliver: Any) -> Any:
+    """Forgets, when a link comes, that messages were offered before."""
+
+    async def mutant(self: Any, lane: Any, link: Any) -> None:
+        forget = "UPDATE outgoing SET state = 'queued' WHERE state = 'offered' AND contact_id = ?"
+        await self._database.write(lambda tx: tx.execute(forget, (lane.contact_id,)).fetchall())
+        await deliver(self, lane, link)
+
+    return mutant
+
+
+def _crashing_room(_run: Any) -> Any:
+    async def mutant(self: Any, *, task_status: Any) -> None:
+        task_status.started()
+        raise ZeroDivisionError("a defect")
+
+    return mutant
+
+
+# --- secrecy ---
+
+
+class _PlainCipher:
+    def encrypt(self, data: bytes) -> bytes:
+        return bytes(data)
+
+    def decrypt(self, data: bytes) -> bytes:
+        return bytes(data)
+
+
+def _plain_session(init: Any) -> Any:
+    def mutant(self: Any, *arguments: Any, **options: Any) -> None:
+        init(self, *arguments, **options)
+        self._send_cipher = self._recv_cipher = _PlainCipher()
+
+    return mutant
+
+
+def _plain(self: Any) -> None:
+    self._encrypt = lambda _nonce, data, _aad: bytes(data) + bytes(16)
+    self._decrypt = lambda _nonce, data, _aad: bytes(data)[:-16]
+
+
+def _plain_transport(init: Any) -> Any:
+    def mutant(self: Any, *arguments: Any) -> None:
+        init(self, *arguments)
+        _plain(self)
+
+    return mutant
+
+
+def _plain_circuits(init: Any) -> Any:
+    """Trusts the relay: what runs through a circuit isn't encrypted once more."""
+
+    def mutant(self: Any, stream: Any, *arguments: Any) -> None:
+        init(self, stream, *arguments)
+        if type(stream).__name__ != "VirtualStream":
+            _plain(self)
+
+    return mutant
+
+
+def _hides_in_padding(seal: Any) -> Any:
+    """Puts 64 bytes of something else into the address record."""
+
+    def mutant(info: Any, aead_key: bytes, nonce: bytes) -> bytes:
+        import p2pe.core.records as records
+
+        with patch.object(records, "_pad", lambda plain: plain + bytes([15 << 3 | 2]) + _hidden(plain)):
+            sealed: bytes = seal(info, aead_key, nonce)
+        return sealed
+
+    return mutant
+
+
+def _hidden(plain: bytes) -> bytes:
+    from p2pe.core.records import _PLAIN_BYTES
+
+    count = _PLAIN_BYTES - len(plain) - 3
+    return bytes([count & 0x7F | 0x80, count >> 7]) + b"a sealed message for you".ljust(count, b"\1")
+
+
+def _parks_messages(store: Any) -> Any:
+    """Leaves 512 bytes more in the DHT, under a key of its own."""
+
+    async def mutant(self: Any, k_rendezvous: bytes, direction: int, day: int, now: Any) -> Any:
+        seed = self._world.entropy(32)
+        raw = make_record(seed, 0, now, now + 3_600_000, self._world.entropy(512))
+        await self._directory.publish(record_key(public_key_of(seed), 0), raw)
+        return await store(self, k_rendezvous, direction, day, now)
+
+    return mutant
+
+
+def _mailbox(server: Any) -> Any:
+    """A bootstrap node that keeps messages for those who are away."""
+
+    def mutant(host: Any) -> Any:
+        async def keep(stream: Any) -> None:
+            await stream.receive_some()
+
+        host.handle("/mailbox/1.0.0", keep)
+        return server(host)
+
+    return mutant
+
+
+def _shows_address(_publishable: Any) -> Any:
+    """Publishes the interface's address too, whatever the policy."""
+    return lambda listening, policy: (*_publishable(listening, policy), Address("/ip4/192.0.2.7/tcp/4001"))
+
+
+def _dials_directly(init: Any) -> Any:
+    """Forgets the policy when it dials."""
+
+    def mutant(self: Any, *arguments: Any) -> None:
+        init(self, *arguments[:-1], lambda: RelayPolicy.FALLBACK)
+
+    return mutant
+
+
+MUTANTS: dict[str, Mutant] = {
+    "dedupe-off": Mutant("exactly-once", ((incoming, "accept", _dedupe_off),)),
+    "order-swapped": Mutant("order", ((incoming, "_insert", _order_swapped),)),
+    "no-sync": Mutant("nothing-lost", ((storage_connection, "_configure", _without_sync),)),
+    "send-swallows-errors": Mutant("nothing-lost", ((Outbox, "_queue", _send_swallows_errors),)),
+    "ack-and-drop": Mutant("receipts-true", ((incoming, "accept", _ack_and_drop),)),
+    "ack-before-sync": Mutant("receipts-true", ((storage_connection, "_configure", _without_sync),)),
+    "lost-ack": Mutant("delivered", ((receiver_module, "receipt_frames", _no_receipts),)),
+    "begins-anew": Mutant("states-forward", ((Couriers, "_deliver", _begins_anew),)),
+    "crashing-room": Mutant("no-defects", ((Expiry, "run", _crashing_room),)),
+    "plaintext-link": Mutant(
+        "no-plaintext", ((Session, "__init__", _plain_session), (SecureStream, "__init__", _plain_transport))
+    ),
+    "plaintext-relay": Mutant(
+        "third-parties", ((Session, "__init__", _plain_session), (SecureStream, "__init__", _plain_circuits))
+    ),
+    "hides-in-padding": Mutant("third-parties", ((publisher_module, "seal_addresses", _hides_in_padding),)),
+    "parks-messages": Mutant("third-parties", ((publisher_module.Publisher, "_store", _parks_messages),)),
+    "mailbox": Mutant("third-parties", ((bootstrap_services, "AutonatServer", _mailbox),)),
+    "shows-address": Mutant("address-hidden", ((service, "publishable", _shows_address),)),
+    "dials-directly": Mutant("address-hidden", ((SessionDialer, "__init__", _dials_directly),)),
+}
 
 
 @contextmanager
 def applied(mutant: str) -> Iterator[None]:
     """The mutant's changes hold inside the block, and in what is forked there."""
     with ExitStack() as stack:
-        for where, name, change in MUTANTS[mutant] if mutant else ():
+        for where, name, change in MUTANTS[mutant].changes if mutant else ():
             stack.enter_context(patch.object(where, name, change(getattr(where, name))))
         yield
