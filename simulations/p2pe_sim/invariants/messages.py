@@ -17,19 +17,21 @@ from p2pe_sim.invariants.findings import Findings
 from p2pe_sim.world.log import EventLog
 
 _HELD: Final = (MessageState.DELIVERED, MessageState.READ)  # what the recipient is said to have
+_HELD_BACK: Final = str(MessageState.HELD_IDENTITY)
 _EVENT_OF: Final = {MessageState.HELD_IDENTITY: "held"}
 
 
 def _reachable() -> dict[str, frozenset[str]]:
-    """State -> all states that may come after it, itself included."""
+    """State -> all states that one commit may lead to, itself included: several steps, but never out of HELD_IDENTITY
+    on the way. What was held is sent again only once a person says so."""
     steps = {(str(source), str(target)) for sources, target in TRANSITIONS.values() for source in sources}
-    reach = {str(state): {str(state)} for state in MessageState}
-    for _ in MessageState:
-        for source, target in steps:
-            for states in reach.values():
-                if source in states:
-                    states.add(target)
-    return {state: frozenset(states) for state, states in reach.items()}
+    reach: dict[str, frozenset[str]] = {}
+    for state in map(str, MessageState):
+        found = {state}
+        for _ in MessageState:
+            found |= {to for source, to in steps if source in found and (source == state or source != _HELD_BACK)}
+        reach[state] = frozenset(found)
+    return reach
 
 
 REACHABLE: Final = _reachable()
