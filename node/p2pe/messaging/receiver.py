@@ -160,7 +160,7 @@ class Receiver:
         self._world = world
         self._signals = signals
         self._couriers = couriers
-        self._handlers = handlers or {}
+        self._handlers: Mapping[type[Frame], FrameHandler] = {} if handlers is None else handlers  # filled later by app
 
     async def serve(self, link: Link) -> None:
         """Reads `link` to its end. Returns when it ended, when the other side broke the protocol (the link is
