@@ -154,7 +154,7 @@ class Network:
             key = self._key_in(member.node.location, thin[0])
             self.lookup(member, key, location_of(key), lambda _: fill(thin[1:]), count=2, paths=1)
 
-        self.lookup(member, bytes(member.node.peer_id), member.node.location, lambda _: fill(None), count=KAD_K)
+        self.lookup(member, bytes(member.node.peer_id), member.node.location, lambda _: fill(None))
 
     def _key_in(self, local: int, bucket: int) -> bytes:
         return key_in_bucket(local, bucket, self.random.randbytes)

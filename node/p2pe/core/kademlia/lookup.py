@@ -21,7 +21,7 @@ Bounded: KAD_PATH_CANDIDATES a path, KAD_K peers of a reply, KAD_LOOKUP_MAX_REQU
 
 from __future__ import annotations
 
-from bisect import insort
+from bisect import bisect, insort
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
@@ -39,6 +39,9 @@ from p2pe.core.kademlia.diversity import answer_counter, diverse
 from p2pe.core.kademlia.keyspace import LOCATION_BITS, Node
 from p2pe.core.kademlia.timeouts import Timeouts
 from p2pe.model import PeerId
+
+
+_FARTHEST = 1 << LOCATION_BITS  # beyond any distance
 
 
 class Stage(IntEnum):
@@ -68,6 +71,7 @@ class Candidate:
 @dataclass(slots=True)
 class _Path:
     candidates: list[Candidate]  # by distance
+    distances: list[int]  # theirs
     known: set[PeerId]
     in_flight: int = 0
     pending: Candidate | bool | None = None  # what `_pending` said last; None once that may have changed
@@ -93,9 +97,10 @@ class Lookup:
         self._local = local
         self._deadline = now + KAD_LOOKUP_TIMEOUT
         self._over = False
+        self._quiet_until = float("-inf")  # no time-out changes anything before
         nearest = sorted(seeds, key=lambda node: node.location ^ target)
         width = max(1, min(paths, len(nearest)))
-        self._paths = [_Path([], set()) for _ in range(width)]
+        self._paths = [_Path([], [], set()) for _ in range(width)]
         self._alpha = max(1, alpha * paths // width)
         self._width = max(2, -(-count // width))
         self._asked: dict[PeerId, tuple[Candidate, _Path]] = {}
@@ -161,9 +166,10 @@ class Lookup:
         for other in self._paths:
             if isinstance(other.pending, Candidate) and other.pending.distance >= self._reach:
                 other.pending = None
-        known, asked, depth = path.known, self._asked, candidate.depth + 1
+        known, asked, target, depth = path.known, self._asked, self.target, candidate.depth + 1
+        limit = path.distances[-1] if len(path.distances) >= KAD_PATH_CANDIDATES else _FARTHEST
         for node in closer[:KAD_K]:
-            if node.peer_id not in known and node.peer_id not in asked:
+            if node.peer_id not in known and node.peer_id not in asked and node.location ^ target < limit:
                 self._offer(path, node, depth)
 
     def failed(self, peer_id: PeerId, now: float) -> None:
@@ -176,12 +182,15 @@ class Lookup:
     def wake_at(self) -> float | None:
         """When a time-out changes something next, if no answer does before; None when nothing is awaited."""
         if not self._awaited:
+            self._quiet_until = float("-inf")
             return None
         patience, limit = self._timeouts.patience, self._timeouts.limit
         earliest = self._deadline
         for candidate, _ in self._awaited.values():
             at = candidate.asked_at + (patience if candidate.stage is Stage.ASKED else limit)
-            earliest = min(earliest, at)
+            if at < earliest:
+                earliest = at
+        self._quiet_until = earliest
         return earliest
 
     def closest(self, count: int = KAD_STORE_COUNT) -> tuple[Node, ...]:
@@ -220,13 +229,14 @@ class Lookup:
             return
         distance = node.location ^ self.target
         if len(path.candidates) >= KAD_PATH_CANDIDATES:
-            farthest = path.candidates[-1]  # one that was asked goes as well: `_asked` remembers it
-            if distance >= farthest.distance:
+            if distance >= path.distances[-1]:
                 return
-            path.candidates.pop()
-            path.known.discard(farthest.node.peer_id)
+            path.distances.pop()
+            path.known.discard(path.candidates.pop().node.peer_id)  # if it was asked, `_asked` remembers it
         path.known.add(peer_id)
-        insort(path.candidates, Candidate(node, distance, depth))
+        place = bisect(path.distances, distance)
+        path.distances.insert(place, distance)
+        path.candidates.insert(place, Candidate(node, distance, depth))
         path.pending = None
 
     def _verdict(self, path: _Path) -> Candidate | bool:
@@ -263,7 +273,7 @@ class Lookup:
     def _reach(self) -> int:
         """The distance within which nobody may be left unasked: that of the last of the `count` nearest that answered,
         whichever path found them."""
-        return self._answers[self._count - 1] if len(self._answers) >= self._count else 1 << LOCATION_BITS
+        return self._answers[self._count - 1] if len(self._answers) >= self._count else _FARTHEST
 
     def _settle(self, candidate: Candidate, path: _Path, stage: Stage) -> None:
         if candidate.stage is Stage.ASKED:
@@ -272,6 +282,8 @@ class Lookup:
         path.pending = None
 
     def _expire(self, now: float) -> None:
+        if now < self._quiet_until:
+            return
         patience, limit = self._timeouts.patience, self._timeouts.limit
         given_up = []
         for peer_id, (candidate, path) in self._awaited.items():

@@ -55,6 +55,12 @@ class Bucket:
             self.healthy = [entry.node for entry in self.entries.values() if not entry.failures]
         return self.healthy
 
+    def by_distance(self, target: int, exclude: PeerId | None) -> dict[int, Node]:
+        """The healthy ones but `exclude`, by their distance to `target`."""
+        if exclude in self.entries:
+            return {node.location ^ target: node for node in self.nodes() if node.peer_id != exclude}
+        return {node.location ^ target: node for node in self.nodes()}
+
 
 class RoutingTable:
     """`now` is seconds of any steady clock, the same for all calls."""
@@ -164,25 +170,21 @@ class RoutingTable:
     def closest(self, target: int, count: int = KAD_K, *, exclude: PeerId | None = None) -> list[Node]:
         """The `count` healthy peers nearest to `target`, nearest first."""
         index, deepest, buckets = self.bucket_index(target), self._deepest, self._buckets
-        wanted = count if exclude is None else count + 1
-        found: list[Node] = []
+        near: dict[int, Node] = {}  # by distance
         bucket = buckets[index]
         if bucket is not None:
-            found += bucket.nodes()
-        if len(found) < wanted:  # all deeper buckets are equally near: they share exactly `index` bits with the target
+            near.update(bucket.by_distance(target, exclude))
+        if len(near) < count:  # all deeper buckets are equally near: they share exactly `index` bits with the target
             for bucket in buckets[index + 1 : deepest + 1]:
                 if bucket is not None:
-                    found += bucket.nodes()
+                    near.update(bucket.by_distance(target, exclude))
         nearer = min(index, deepest + 1)
-        while len(found) < wanted and nearer > 0:
+        while len(near) < count and nearer > 0:
             nearer -= 1
             bucket = buckets[nearer]
             if bucket is not None:
-                found += bucket.nodes()
-        found.sort(key=lambda node: node.location ^ target)
-        if exclude is not None:
-            found = [node for node in found[:wanted] if node.peer_id != exclude]
-        return found[:count]
+                near.update(bucket.by_distance(target, exclude))
+        return [near[distance] for distance in sorted(near)[:count]]
 
     def due_for_check(self, now: float, unseen_for: float) -> list[Node]:
         """Peers not heard of for `unseen_for` seconds, and those that failed once, least recently heard of first:
