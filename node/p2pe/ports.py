@@ -187,6 +187,10 @@ class Directory(Protocol):
         no server could be asked."""
         ...
 
+    def refresh_seconds(self) -> float:
+        """The pause after which a record needs to be published again."""
+        ...
+
 
 class Link(Protocol):
     """An authenticated session to a contact: frames in, frames out. What carries it doesn't matter."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import trio
+from p2pe.config import RECORD_REFRESH
 from p2pe.connectivity.service import Connectivity, open_links
 from p2pe.contacts.book import Book
 from p2pe.contacts.pairing import Pairing, open_pairing
@@ -59,6 +60,10 @@ class MemoryDirectory:
         self.is_down = False
         self.published = 0
         self.looked_up = 0
+        self.refresh = float(RECORD_REFRESH)
+
+    def refresh_seconds(self) -> float:
+        return self.refresh
 
     async def publish(self, key: bytes, record: bytes) -> int:
         await trio.lowlevel.checkpoint()

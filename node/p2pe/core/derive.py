@@ -188,6 +188,11 @@ def lookup_seed(k_rendezvous: bytes, direction: int, day: int) -> bytes:
     return hkdf(k_rendezvous, b"p2pe/1 lookup" + bytes((direction,)) + day.to_bytes(4, "big"))
 
 
+def cover_rendezvous(secret: bytes, number: int) -> bytes:
+    """K_rendezvous of a record that nobody reads: lasting, so that it comes back after a restart as real ones do."""
+    return hkdf(secret, b"p2pe/1 cover" + number.to_bytes(4, "big"))
+
+
 def record_aead_key(k_rendezvous: bytes, direction: int, day: int) -> bytes:
     """Key that seals the addresses in that record: storers can read the lookup key, never this one."""
     return hkdf(k_rendezvous, b"p2pe/1 record" + bytes((direction,)) + day.to_bytes(4, "big"))

@@ -63,6 +63,7 @@ class HostConnection:
         self.identity: Identity | None = None  # filled by Host.identify
         self.identifying = trio.Lock()  # js-libp2p serves one identify stream a connection and resets a second
         self._streams = 0
+        self._opening = 0
         self._idle_since = trio.current_time()
         self._protections: dict[str, None] = {}
         self._ending = trio.Event()
@@ -113,6 +114,7 @@ class HostConnection:
         if not self.is_alive:
             raise Unreachable(f"the connection to {self._remote_peer} has ended")
         muxed: MuxedStream | None = None
+        self._opening += 1
         try:
             with trio.fail_after(self._shared.limits.negotiation_timeout):
                 muxed = await self._muxer.open_stream()
@@ -133,6 +135,7 @@ class HostConnection:
                 raise Unreachable(f"{self._remote_peer} refused a stream of {protocol}") from None
             raise Unreachable(f"the connection to {self._remote_peer} ended while opening {protocol}") from None
         finally:
+            self._opening -= 1
             if muxed is not None:
                 muxed.reset()
 
@@ -157,6 +160,11 @@ class HostConnection:
     def close_soon(self) -> None:
         """Ends the connection without waiting for it; what was sent is still flushed, for a moment."""
         self._ending.set()
+
+    def close_if_unused(self) -> None:
+        """Ends the connection if nobody uses or protects it: for who dialled to ask one thing."""
+        if not (self._streams or self._opening or self._protections):
+            self.close_soon()
 
     async def aclose(self) -> None:
         """Ends the connection and waits until its tasks are gone."""

@@ -22,6 +22,7 @@ from p2pe.core.kademlia.keyspace import Node, location_key, location_of
 from p2pe.core.kademlia.lookup import Lookup
 from p2pe.core.kademlia.record_store import RecordStore
 from p2pe.core.kademlia.routing_table import RoutingTable
+from p2pe.core.kademlia.stability import Stability
 from p2pe.core.kademlia.timeouts import Timeouts
 from p2pe.core.records import Record, check_record
 from p2pe.errors import LocalError, RemoteError, Unreachable
@@ -60,7 +61,9 @@ class _Remembered:
 
     lock: trio.Lock = field(default_factory=trio.Lock)
     storers: tuple[Node, ...] = ()
-    found_at: float = float("-inf")
+    found_at: float = float("-inf")  # by a lookup
+    stored_at: float = float("-inf")  # with all of `storers`
+    was_full: bool = False  # there were KAD_STORE_COUNT of them: the network isn't tiny
 
 
 class Dht:
@@ -84,6 +87,8 @@ class Dht:
         self.store = RecordStore(check_record, world.entropy(32))
         self.client = KadClient(host)
         self._timeouts = Timeouts()
+        self.stability = Stability()
+        self._silent: OrderedDict[PeerId, None] = OrderedDict()  # didn't answer when asked last: no seeds
         self._remembered: OrderedDict[bytes, _Remembered] = OrderedDict()
         self.upkeep = Upkeep(self, host, world, bootstrap, seeds)
         self.server = KadServer(world, self.table, self.store, self.upkeep.heard_from)
@@ -140,24 +145,38 @@ class Dht:
     async def publish(self, key: bytes, record: bytes) -> int:
         """See ports.Directory. Raises LocalError for a record that no server would take."""
         self._checked(key, record)
-        fresh, storers = await self._storers(key)
-        took = await self._put_at(storers, key, record)
-        if not fresh and took < min(len(storers), config.KAD_STORE_COUNT - 2):  # remembered ones are leaving
-            already = {node.peer_id for node in storers}
-            _, storers = await self._storers(key, fresh=True)
-            took += await self._put_at([n for n in storers if n.peer_id not in already], key, record)
-        if self._is_storer(location_of(location_key(key)), storers):
+        entry = self._entry(key)
+        max_age = float("inf") if entry.was_full else config.KAD_STORER_CACHE_SECONDS
+        fresh = await self._find_storers(entry, key, max_age=max_age)
+        asked, stored_at = entry.storers, entry.stored_at
+        took = await self._put_at(asked, key, record)
+        if not fresh:
+            stayed = [node for node in asked if node.peer_id in took]
+            if len(stayed) < min(len(asked), config.KAD_STORERS_LEAST):
+                await self._find_storers(entry, key, max_age=0.0)  # raises if it is we who are cut off
+                took |= await self._put_at([n for n in entry.storers if n.peer_id not in took], key, record)
+            else:
+                entry.storers = tuple(stayed)
+            self.stability.observed(len(stayed), len(asked) - len(stayed), trio.current_time() - stored_at)
+        entry.stored_at = trio.current_time()
+        self.stability.is_small = len(entry.storers) < config.KAD_STORERS_LEAST
+        if self._is_storer(location_of(location_key(key)), entry.storers):
             self.store.put(key, record, source=self.local.peer_id, network=None, now=self._world.clock.now())
-            took += 1
-        return took
+            took.add(self.local.peer_id)
+        return len(took)
+
+    def refresh_seconds(self) -> float:
+        """See ports.Directory."""
+        return self.stability.refresh_seconds
 
     async def lookup(self, key: bytes) -> tuple[bytes, ...]:
         """See ports.Directory."""
-        fresh, storers = await self._storers(key)
-        found = await self._get_from(storers, key)
+        entry = self._entry(key)
+        fresh = await self._find_storers(entry, key, max_age=config.KAD_STORER_CACHE_SECONDS)
+        found = await self._get_from(entry.storers, key)
         if not found and not fresh:
-            _, storers = await self._storers(key, fresh=True)
-            found = await self._get_from(storers, key)
+            await self._find_storers(entry, key, max_age=0.0)
+            found = await self._get_from(entry.storers, key)
         return tuple(record.raw for record in found)
 
     async def find_closest(self, wire_key: bytes, count: int = config.KAD_STORE_COUNT) -> tuple[PeerInfo, ...]:
@@ -176,7 +195,7 @@ class Dht:
             await self.upkeep.join()
         target = location_of(wire_key)
         started = trio.current_time()
-        seeds = self.table.closest(target, config.KAD_K)
+        seeds = self._seeds(target)
         lookup = Lookup(
             target,
             seeds,
@@ -226,9 +245,13 @@ class Dht:
         try:
             answer = await self.client.request(node.info, message)
         except (Unreachable, RemoteError):
+            self._silent[node.peer_id] = None
+            if len(self._silent) > config.KAD_STORER_CACHE:
+                self._silent.popitem(last=False)
             self.table.failed(node.location, node.peer_id, trio.current_time())
             self.upkeep.peer_failed()
             raise
+        self._silent.pop(node.peer_id, None)
         self.answered(answer)
         return answer
 
@@ -245,9 +268,8 @@ class Dht:
 
     # --- storers ---
 
-    async def _storers(self, key: bytes, *, fresh: bool = False) -> tuple[bool, tuple[Node, ...]]:
-        """(whether they were looked up just now, the storers of a record key). All slots of a public key share one
-        lookup. Raises Unreachable."""
+    def _entry(self, key: bytes) -> _Remembered:
+        """What is remembered of a record key's storers. All slots of a public key share one entry."""
         try:
             location = location_key(key)
         except RemoteError as error:
@@ -256,23 +278,39 @@ class Dht:
         self._remembered.move_to_end(location)
         if len(self._remembered) > config.KAD_STORER_CACHE:
             self._remembered.popitem(last=False)
+        return entry
+
+    async def _find_storers(self, entry: _Remembered, key: bytes, *, max_age: float) -> bool:
+        """Looks the storers up unless they were found within `max_age` seconds; whether it did, or somebody else
+        while we waited. Raises Unreachable."""
         asked_at = trio.current_time()
         async with entry.lock:
-            is_young = entry.found_at + config.KAD_STORER_CACHE_SECONDS > asked_at
-            if entry.found_at >= asked_at or (is_young and not fresh and self._is_well_known(entry)):
-                return entry.found_at >= asked_at, entry.storers
+            if entry.found_at >= asked_at:
+                return True
+            if entry.found_at + max_age > asked_at and self._is_well_known(entry):
+                return False
             try:
-                lookup = await self.run_lookup(location)
+                lookup = await self.run_lookup(location_key(key))
             except Unreachable:
                 if self._mode == "client":
                     raise
-                return True, ()  # the first server of a network stores by itself
+                entry.storers = ()  # the first server of a network stores by itself
+                return True
             entry.storers, entry.found_at = lookup.storers(), trio.current_time()
-            return True, entry.storers
+            entry.was_full = len(entry.storers) >= config.KAD_STORE_COUNT
+            return True
+
+    def _seeds(self, target: int) -> list[Node]:
+        """Whom to ask first: the nearest of the table, and of the servers remembered as storers, some of which are
+        nearer. A lookup among 10,000 servers takes a third fewer requests by that."""
+        near = {node.location ^ target: node for node in self.table.closest(target, config.KAD_K)}
+        for entry in self._remembered.values():
+            near.update((n.location ^ target, n) for n in entry.storers if n.peer_id not in self._silent)
+        return [near[distance] for distance in sorted(near)[: config.KAD_K]]
 
     def _is_well_known(self, entry: _Remembered) -> bool:
         """A network that was tiny when they were looked up may have grown since."""
-        return len(entry.storers) >= min(config.KAD_STORE_COUNT, len(self.table))
+        return len(entry.storers) >= min(config.KAD_STORERS_LEAST, len(self.table))
 
     def _is_storer(self, target: int, storers: Sequence[Node]) -> bool:
         """Whether this node itself is among the closest servers."""
@@ -281,16 +319,17 @@ class Dht:
         distance = self.local.location ^ target
         return sum(node.location ^ target < distance for node in storers) < config.KAD_STORE_COUNT
 
-    async def _put_at(self, storers: Sequence[Node], key: bytes, record: bytes) -> int:
-        took = 0
+    async def _put_at(self, storers: Sequence[Node], key: bytes, record: bytes) -> set[PeerId]:
+        """Who took it."""
+        took: set[PeerId] = set()
 
         async def put(node: Node) -> None:
-            nonlocal took
             try:
                 answer = await self.ask(node, KadMessage(Kind.PUT_VALUE, key, record))
             except (Unreachable, RemoteError):
                 return
-            took += answer.message.value == record
+            if answer.message.value == record:
+                took.add(node.peer_id)
 
         async with trio.open_nursery() as nursery:
             for node in storers:

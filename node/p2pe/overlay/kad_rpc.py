@@ -88,8 +88,9 @@ class KadClient:
             raise Unreachable(f"{connection.remote_peer} refused a request") from None
 
     def sweep(self) -> None:
-        """Closes streams that nobody used for KAD_STREAM_IDLE, and all beyond KAD_MAX_IDLE_STREAMS servers;
-        connections without streams close by themselves."""
+        """Closes streams that nobody used for KAD_STREAM_IDLE, and all beyond KAD_MAX_IDLE_STREAMS servers; and the
+        connections that we dialled for them, if nothing else runs there: kept idle, one costs more in pings than it
+        did to make."""
         horizon = trio.current_time() - config.KAD_STREAM_IDLE
         excess = len(self._lanes) - config.KAD_MAX_IDLE_STREAMS
         for peer_id, lane in list(self._lanes.items()):
@@ -99,6 +100,8 @@ class KadClient:
             del self._lanes[peer_id]
             for stream in lane.idle:
                 stream.reset()
+                if stream.connection.is_dialer:
+                    stream.connection.close_if_unused()
 
     def drop_streams(self) -> None:
         """Closes all idle streams now."""

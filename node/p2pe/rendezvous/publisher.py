@@ -1,8 +1,11 @@
 """Publishes where we are, once for each contact, under the pair's key of the day.
 
-Nobody but the contact can tell whose record it is, or that two of them are the same node's (docs/protocol.md
-"Lookup"). All at once on a start and after a change of address; after that each on its own about hourly.
-A contact with a live link needs no refresh until that link ends: it knows where we are.
+Nobody but the contact can tell whose record it is, or that two of them are the same node's on two days
+(docs/protocol/directory.md). All at once, in random order, on a start and after a change of address; after that each
+on its own, as often as the directory says. Records that nobody reads fill their number up to a multiple of
+PUBLISH_COVER: whoever stores many of one node's can't tell by them how many contacts there are
+(docs/decisions/0401-publishing.md). A contact with a live link needs no refresh until that link ends: it knows where
+we are.
 """
 
 from __future__ import annotations
@@ -16,42 +19,55 @@ import trio
 from p2pe.config import (
     CLOCK_SKEW,
     PUBLISH_AT_ONCE,
+    PUBLISH_COVER,
     PUBLISH_DEBOUNCE,
     PUBLISH_LOOK,
     PUBLISH_SPREAD,
     RECORD_REFRESH,
     RECORD_TTL,
+    RECORD_TTL_REFRESHES,
 )
 from p2pe.core.backoff import ENTROPY_BYTES, Backoff
-from p2pe.core.derive import day_of, lookup_seed, record_aead_key
+from p2pe.core.derive import cover_rendezvous, day_of, lookup_seed, record_aead_key
 from p2pe.core.records import NONCE_BYTES, make_record, public_key_of, record_key, seal_addresses
 from p2pe.errors import Unreachable
 from p2pe.model import ContactId, Millis, PeerInfo
 from p2pe.ports import Directory, World
 from p2pe.rendezvous.pulse import Pulse
-from p2pe.rendezvous.roster import Known, Roster
+from p2pe.rendezvous.roster import Roster
 
 _log = structlog.get_logger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class _Aim:
+    """For whom to publish: a contact, or nobody (a negative id)."""
+
+    contact_id: ContactId
+    keys: tuple[bytes, ...]  # K_rendezvous of each pair secret in use, newest last
+    direction: int
+
+
 @dataclass(slots=True)
 class _Schedule:
-    """One contact's publications, in wall-clock time: that goes on while a laptop sleeps."""
+    """One aim's publications, in wall-clock time: that goes on while a laptop sleeps."""
 
     due: Millis
+    pause: float = RECORD_REFRESH  # seconds from the last publication to the next, without the jitter
     published: int = 0  # Unix milliseconds; 0 = never
     key: bytes = b""  # of the pair secret it was published under
     backoff: Backoff = field(default_factory=Backoff)
 
 
-def days_to_publish(now: Millis) -> tuple[int, ...]:
+def days_to_publish(now: Millis, refresh: float = RECORD_REFRESH) -> tuple[int, ...]:
     """Today, and tomorrow too when midnight (UTC) comes before the next refresh is sure to have happened."""
-    horizon = now + round(1000 * (RECORD_REFRESH * (1 + PUBLISH_SPREAD) + CLOCK_SKEW))
+    horizon = now + round(1000 * (refresh * (1 + PUBLISH_SPREAD) + CLOCK_SKEW))
     return tuple(range(day_of(now), day_of(Millis(horizon)) + 1))
 
 
 class Publisher:
-    """`run` it once. `own` gives our peer id and what contacts may see of our addresses, best first."""
+    """`run` it once. `own` gives our peer id and what contacts may see of our addresses, best first. `cover`: a lasting
+    secret from which the records for nobody are derived; None: there are none."""
 
     def __init__(
         self,
@@ -61,12 +77,14 @@ class Publisher:
         *,
         own: Callable[[], PeerInfo],
         is_linked: Callable[[ContactId], bool],
+        cover: bytes | None = None,
     ) -> None:
         self._world = world
         self._directory = directory
         self._roster = roster
         self._own = own
         self._is_linked = is_linked
+        self._cover = cover
         self._schedules: dict[ContactId, _Schedule] = {}  # bounded by MAX_CONTACTS
         self._wake = Pulse()
         self._addresses_seen: PeerInfo | None = None
@@ -110,42 +128,55 @@ class Publisher:
 
     # --- what is due ---
 
-    def _take_due(self) -> tuple[Known, ...]:
-        """Brings the schedules up to date with roster, addresses and clock; gives the contacts to publish for now."""
+    def _aims(self) -> list[_Aim]:
+        """The contacts that aren't blocked, and as many nobodies as make the number round."""
+        aims = [
+            _Aim(known.contact_id, tuple(keys.rendezvous for keys in known.keys), known.our_direction)
+            for known in self._roster.active()
+        ]
+        if self._cover is not None:
+            for number in range(-len(aims) % PUBLISH_COVER):
+                aims.append(_Aim(ContactId(-1 - number), (cover_rendezvous(self._cover, number),), number % 2))
+        return aims
+
+    def _take_due(self) -> list[_Aim]:
+        """Brings the schedules up to date with roster, addresses and clock; gives the aims to publish for now."""
         now = self._world.clock.now()
         own = self._own()
         moved = own != self._addresses_seen
         if not own.addresses:
-            return ()  # nowhere to be reached yet: AddressesChanged follows
+            return []  # nowhere to be reached yet: AddressesChanged follows
         self._addresses_seen = own
-        active = self._roster.active()
-        present = {known.contact_id for known in active}
+        aims = self._aims()
+        present = {aim.contact_id for aim in aims}
         for contact_id in [each for each in self._schedules if each not in present]:
             del self._schedules[contact_id]
         due = []
-        for known in active:
-            schedule = self._schedules.setdefault(known.contact_id, _Schedule(now))
-            if moved or schedule.published > now or schedule.key != known.keys[-1].rendezvous:
+        for aim in aims:
+            schedule = self._schedules.setdefault(aim.contact_id, _Schedule(now))
+            if moved or schedule.published > now or schedule.key != aim.keys[-1]:
                 schedule.due = now
-            elif self._has_lapsed(schedule, now) and not self._is_linked(known.contact_id):
+            elif self._has_lapsed(schedule, now) and not self._is_linked(aim.contact_id):
                 schedule.due = now  # a link made refreshing needless, and has ended
             if schedule.due > now:
                 continue
-            if not moved and schedule.published and self._is_linked(known.contact_id):
+            if not moved and schedule.published and self._is_linked(aim.contact_id):
                 self._schedule_next(schedule, now)
                 continue
-            due.append(known)
-        return tuple(due)
+            due.append(aim)
+        due.sort(key=lambda _: self._world.entropy(8))
+        return due
 
     @staticmethod
     def _has_lapsed(schedule: _Schedule, now: Millis) -> bool:
         """The last publication is older than a refresh, and none has failed since (those have their back-off)."""
-        oldest = now - round(1000 * RECORD_REFRESH * (1 + PUBLISH_SPREAD))
+        oldest = now - round(1000 * schedule.pause * (1 + PUBLISH_SPREAD))
         return 0 < schedule.published < oldest and not schedule.backoff.failures
 
     def _schedule_next(self, schedule: _Schedule, now: Millis) -> None:
         fraction = int.from_bytes(self._world.entropy(4), "big") / 2**32
-        seconds = RECORD_REFRESH * (1 + PUBLISH_SPREAD * (2 * fraction - 1))
+        schedule.pause = self._directory.refresh_seconds()
+        seconds = schedule.pause * (1 + PUBLISH_SPREAD * (2 * fraction - 1))
         schedule.due = Millis(now + round(1000 * seconds))
 
     def _seconds_to_next(self) -> float:
@@ -155,8 +186,8 @@ class Publisher:
 
     # --- publishing ---
 
-    async def _publish_all(self, due: tuple[Known, ...]) -> None:
-        queue = list(reversed(due))
+    async def _publish_all(self, due: list[_Aim]) -> None:
+        queue = list(due)
 
         async def worker() -> None:
             while queue:
@@ -166,16 +197,16 @@ class Publisher:
             for _ in range(min(PUBLISH_AT_ONCE, len(due))):
                 nursery.start_soon(worker)
 
-    async def _publish(self, known: Known) -> None:
-        schedule = self._schedules.get(known.contact_id)
+    async def _publish(self, aim: _Aim) -> None:
+        schedule = self._schedules.get(aim.contact_id)
         if schedule is None:
             return
         now = self._world.clock.now()
         taken, problem = 0, ""
         try:
-            for keys in known.keys:
-                for day in days_to_publish(now):
-                    taken = await self._store(keys.rendezvous, known.our_direction, day, now)
+            for key in aim.keys:
+                for day in days_to_publish(now, self._directory.refresh_seconds()):
+                    taken = await self._store(key, aim.direction, day, now)
         except Unreachable as error:
             problem = str(error)
         if problem or not taken:
@@ -184,12 +215,13 @@ class Publisher:
             _log.debug("an address record wasn't stored; trying again", seconds=round(wait, 1), problem=problem)
             return
         schedule.backoff.reset()
-        schedule.published, schedule.key = now, known.keys[-1].rendezvous
+        schedule.published, schedule.key = now, aim.keys[-1]
         self._schedule_next(schedule, now)
 
     async def _store(self, k_rendezvous: bytes, direction: int, day: int, now: Millis) -> int:
         seed = lookup_seed(k_rendezvous, direction, day)
         aead_key = record_aead_key(k_rendezvous, direction, day)
         payload = seal_addresses(self._own(), aead_key, self._world.entropy(NONCE_BYTES))
-        raw = make_record(seed, 0, now, Millis(now + 1000 * RECORD_TTL), payload)
+        lives = max(RECORD_TTL, RECORD_TTL_REFRESHES * self._directory.refresh_seconds())
+        raw = make_record(seed, 0, now, Millis(now + round(1000 * lives)), payload)
         return await self._directory.publish(record_key(public_key_of(seed), 0), raw)

@@ -40,7 +40,6 @@ from p2pe.core.kademlia.keyspace import LOCATION_BITS, Node
 from p2pe.core.kademlia.timeouts import Timeouts
 from p2pe.model import PeerId
 
-
 _FARTHEST = 1 << LOCATION_BITS  # beyond any distance
 
 
