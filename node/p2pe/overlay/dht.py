@@ -153,7 +153,9 @@ class Dht:
         if not fresh:
             stayed = [node for node in asked if node.peer_id in took]
             if len(stayed) < min(len(asked), config.KAD_STORERS_LEAST):
-                await self._find_storers(entry, key, max_age=0.0)  # raises if it is we who are cut off
+                # Those left of a lookup over disjoint paths know their neighbours. Raises if it is we who are cut off.
+                paths = 1 if stayed else config.KAD_DISJOINT_PATHS
+                await self._find_storers(entry, key, max_age=0.0, paths=paths)
                 took |= await self._put_at([n for n in entry.storers if n.peer_id not in took], key, record)
             else:
                 entry.storers = tuple(stayed)
@@ -280,7 +282,9 @@ class Dht:
             self._remembered.popitem(last=False)
         return entry
 
-    async def _find_storers(self, entry: _Remembered, key: bytes, *, max_age: float) -> bool:
+    async def _find_storers(
+        self, entry: _Remembered, key: bytes, *, max_age: float, paths: int = config.KAD_DISJOINT_PATHS
+    ) -> bool:
         """Looks the storers up unless they were found within `max_age` seconds; whether it did, or somebody else
         while we waited. Raises Unreachable."""
         asked_at = trio.current_time()
@@ -290,7 +294,7 @@ class Dht:
             if entry.found_at + max_age > asked_at and self._is_well_known(entry):
                 return False
             try:
-                lookup = await self.run_lookup(location_key(key))
+                lookup = await self.run_lookup(location_key(key), paths=paths)
             except Unreachable:
                 if self._mode == "client":
                     raise

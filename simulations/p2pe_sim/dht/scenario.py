@@ -13,13 +13,12 @@ from p2pe.config import (
     KAD_DISJOINT_PATHS,
     KAD_K,
     KAD_SERVER_CHECK,
-    KAD_STORER_CACHE_SECONDS,
-    RECORD_REFRESH,
+    PUBLISH_COVER,
 )
-from p2pe.core.kademlia.keyspace import Node
 from p2pe.core.kademlia.lookup import Lookup
 from p2pe.model import PeerId
 
+from p2pe_sim.dht.client import Client
 from p2pe_sim.dht.network import FIND_REQUEST_BYTES, PEER_BYTES, Bytes, Member, Network, record_of
 
 JOIN_SECONDS = 900.0  # in which the network grows to its size
@@ -205,8 +204,8 @@ def churning_world(
     seed: int,
     progress: Progress = quiet,
 ) -> tuple[World, dict[str, Any]]:
-    """Records published at the start and about hourly after it, looked up all through the time; so their ages are
-    those of the real refreshing. Gives the world as well: an attack on it may follow."""
+    """Records published at the start and again as often as the publishers see fit, looked up all through the time by
+    others. Gives the world as well: an attack on it may follow."""
     began = time.process_time()
     network = Network(seed)
     seeds = grow(network, nodes, progress)
@@ -216,8 +215,14 @@ def churning_world(
     keep_up(network, end)
     replaced = churn(network, seeds, churn_per_hour, end)
     clients = [client_of(network, seeds) for _ in range(50)]
+    publishers = [Client(network, member) for member in clients]
     known = [record_of(network.random) for _ in range(records)]
-    _publish_hourly(network, clients, known, start, end)
+    for number, record in enumerate(known):
+        publisher = publishers[number % len(publishers)]
+        network.heap.at(
+            start + 10.0 + PUBLISH_WINDOW * network.random.random(),
+            lambda p=publisher, r=record: p.keep_published(r, end),  # type: ignore[misc]
+        )
     outcome = Outcome()
     first = start + PUBLISH_WINDOW + 40.0
     for number in range(lookups):
@@ -234,6 +239,7 @@ def churning_world(
         "churn_per_hour": churn_per_hour,
         "replaced": replaced(),
         **outcome.as_dict(),
+        "median_refresh_seconds": round(median(p.stability.refresh_seconds for p in publishers)),
         "seconds": outcome.seconds,
         "rounds": outcome.rounds,
         **_health_of(network),
@@ -242,17 +248,6 @@ def churning_world(
         "cpu_seconds_joining": round(joined - began, 1),
         "cpu_seconds": round(time.process_time() - began, 1),
     }
-
-
-def _publish_hourly(
-    network: Network, clients: list[Member], known: list[tuple[bytes, bytes, int]], start: float, end: float
-) -> None:
-    hours = max(1, -(-int(end - start) // RECORD_REFRESH))
-    for hour in range(hours):
-        for key, wire_key, target in known:
-            publisher = network.random.choice(clients)
-            when = start + 10.0 + hour * RECORD_REFRESH + network.random.random() * PUBLISH_WINDOW
-            network.heap.at(when, lambda p=publisher, k=key, w=wire_key, t=target: publish(network, p, k, w, t))  # type: ignore[misc]
 
 
 def _health_of(network: Network) -> dict[str, Any]:
@@ -338,54 +333,34 @@ def forget_the_dead(network: Network) -> None:
                 member.table.remove(node)
 
 
-def idle_client(*, nodes: int, contacts: int, hours: int, seed: int, churn_per_hour: float = 0.3) -> dict[str, Any]:
-    """A client that does nothing but keep its records for `contacts` published, as the driver does: storers are
-    remembered for KAD_STORER_CACHE_SECONDS, and looked up again after it or when too few of them answer."""
+def idle_client(
+    *, nodes: int, contacts: int, hours: float, seed: int, churn_per_hour: float, progress: Progress = quiet
+) -> dict[str, Any]:
+    """A client that does nothing but keep its records published: those for `contacts`, all of them away, and those
+    for nobody. Each has a new key every day, published some time before the old one ends."""
     network = Network(seed)
-    seeds = grow(network, nodes)
+    seeds = grow(network, nodes, progress)
     start = network.heap.now
     end = start + hours * 3600.0
     keep_up(network, end)
     churn(network, seeds, churn_per_hour, end)
-    client = client_of(network, seeds)
+    client = Client(network, client_of(network, seeds))
     network.heap.run(start + 30.0)
-    client.traffic = Bytes()
-    remembered: dict[bytes, tuple[float, tuple[Node, ...]]] = {}
-    lookups = [0]
-
-    def refresh(key: bytes, wire_key: bytes, target: int) -> None:
-        def look_up() -> None:
-            lookups[0] += 1
-
-            def store(lookup: Lookup) -> None:
-                remembered[key] = network.heap.now, lookup.storers()
-                network.put(client, lookup.storers(), key, lambda _: None)
-
-            network.lookup(client, wire_key, target, store)
-
-        def check(took: int) -> None:
-            if took < 6:
-                look_up()
-
-        found_at, storers = remembered.get(key, (float("-inf"), ()))
-        if network.heap.now - found_at < KAD_STORER_CACHE_SECONDS:
-            network.put(client, storers, key, check)
-        else:
-            look_up()
-        pause = RECORD_REFRESH * (0.85 + 0.3 * network.random.random())
-        network.heap.after(pause, lambda: refresh(key, wire_key, target))
-
-    for _ in range(contacts):
-        record = record_of(network.random)
-        network.heap.after(network.random.random() * RECORD_REFRESH, lambda r=record: refresh(*r))  # type: ignore[misc]
-    network.heap.run(end)
-    days = hours / 24
+    client.member.traffic = Bytes()
+    for _ in range(contacts + -contacts % PUBLISH_COVER):
+        client.keep_published(network.new_record(), end)
+    for step in range(1, 49):
+        network.heap.run(start + (end - start) * step / 48)
+        progress(f"an idle client, {churn_per_hour:.0%} replaced an hour", step / 48)
+    days, traffic = hours / 24, client.member.traffic
     return {
         "nodes": nodes, "contacts": contacts, "hours": hours, "churn_per_hour": churn_per_hour,
-        "megabytes_per_day": round(client.traffic.total / days / 1e6, 1),
-        "connections_per_day": round(client.traffic.connects / days),
-        "requests_per_day": round(client.traffic.requests / days),
-        "lookups_per_day": round(lookups[0] / days),
+        "megabytes_per_day": round(traffic.total / days / 1e6, 1),
+        "connections_per_day": round(traffic.connects / days),
+        "requests_per_day": round(traffic.requests / days),
+        "lookups_per_day": round(client.lookups / days),
+        "publications_per_day": round(client.publications / days),
+        "refresh_hours": round(client.stability.refresh_seconds / 3600, 2),
     }  # fmt: skip
 
 
