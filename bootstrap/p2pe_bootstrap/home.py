@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from p2pe.errors import Conflict, NoDaemon, StorageError
 from p2pe.overlay.hostkey import SEED_BYTES, HostKey
 
-_KEY, _LOCK, _ADDRESSES = "host.key", "lock", "addresses"
+_KEY, _LOCK, _ADDRESSES, _HEALTH = "host.key", "lock", "addresses", "health.json"
 
 
 class BootstrapHome:
     """Files under `path`: `host.key` (32 bytes, mode 0600: whoever has it can pose as this node), `lock`,
-    `addresses` (text, one multiaddr a line, while running)."""
+    `addresses` (text, one multiaddr a line) and, while running, `health.json` (of the directory)."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -81,7 +83,22 @@ class BootstrapHome:
             raise StorageError(f"{self.path / _ADDRESSES} can't be written: {error.strerror}") from None
 
     def remove_addresses(self) -> None:
-        (self.path / _ADDRESSES).unlink(missing_ok=True)
+        for name in (_ADDRESSES, _HEALTH):
+            (self.path / name).unlink(missing_ok=True)
+
+    def write_health(self, health: Mapping[str, Any]) -> None:
+        """Raises OSError."""
+        temporary = self.path / f"{_HEALTH}.new"
+        temporary.write_text(json.dumps(health))
+        temporary.rename(self.path / _HEALTH)
+
+    def read_health(self) -> dict[str, Any] | None:
+        """What the running node wrote last; None when there is nothing readable."""
+        try:
+            found = json.loads((self.path / _HEALTH).read_text())
+        except (OSError, ValueError):
+            return None
+        return found if isinstance(found, dict) else None
 
     def read_addresses(self) -> tuple[str, ...]:
         """Raises NoDaemon when no node runs in this home."""

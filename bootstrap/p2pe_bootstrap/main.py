@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import trio
 import typer
@@ -77,8 +78,10 @@ def status(
     from p2pe_bootstrap.home import BootstrapHome
 
     addresses = tuple(address or ())
+    health = None
     if not addresses and home is not None:
         addresses = BootstrapHome(home).read_addresses()
+        health = BootstrapHome(home).read_health()
     if not addresses:
         raise UsageError("say which node: an address, or --home of one that runs here")
     for text in addresses:
@@ -89,13 +92,29 @@ def status(
     world = real_world()
     checks = [_run(check, world, text) for text in addresses]
     if as_json:
-        print(json.dumps([c.as_dict() for c in checks], indent=2))
+        with_health = {} if health is None else {"directory": health}
+        print(json.dumps([{**c.as_dict(), **with_health} for c in checks], indent=2))
     else:
         for c in checks:
             verdict = "ok" if c.is_well else f"FAILED: {c.problem}"
             print(f"{c.address}\n  {verdict}; connect {c.connect_ms} ms, knows {c.knows_peers} peers, {c.agent or '-'}")
+        if health is not None:
+            _print_health(health)
     if not all(c.is_well for c in checks):
         raise SystemExit(ExitCode.FAILED)
+
+
+def _print_health(health: dict[str, Any]) -> None:
+    buckets = ", ".join(f"{each['number']}: {each['live']}/{each['servers']}" for each in health["buckets"])
+    refreshed = health["refreshed_ago"]
+    print(
+        f"directory, {time.time() - health['written_at']:.0f} s ago\n"
+        f"  {health['servers_live']} of {health['servers_known']} known servers answer; "
+        f"{health['records_stored']} records stored, {health['served']['refused_records']} refused\n"
+        f"  looked after {'not yet' if refreshed is None else f'{refreshed:.0f} s before that'}; "
+        f"{health['leaving_per_hour']:.0%} of the servers leave in an hour\n"
+        f"  buckets (bits shared: answering/known): {buckets or 'none'}"
+    )
 
 
 def _run(work: Callable[..., Awaitable[T]], *args: object) -> T:

@@ -34,10 +34,11 @@ class NodeCollector(Collector):
         yield GaugeMetricFamily("p2pe_start_time_seconds", "Unix time of the start", value=self._started_at)
         yield GaugeMetricFamily("p2pe_connections", "Connections open", value=len(self._host.connections()))
         yield GaugeMetricFamily("p2pe_dht_peers", "Servers in the routing table", value=stats.peers)
+        yield GaugeMetricFamily("p2pe_dht_live_peers", "Of them, those that answered when asked last", value=stats.live)
         yield GaugeMetricFamily("p2pe_dht_records", "Address records kept for others", value=stats.records)
         buckets = GaugeMetricFamily("p2pe_dht_bucket_peers", "Servers in a bucket of the table", labels=["bucket"])
-        for number, entries, _ in stats.buckets:
-            buckets.add_metric([str(number)], entries)
+        for bucket in stats.buckets:
+            buckets.add_metric([str(bucket.number)], bucket.entries)
         yield buckets
         yield _counter("p2pe_dht_served", "Requests answered or refused, by kind", asdict(stats.served))
         yield _counter("p2pe_dht_client", "Requests and bytes of our own", asdict(stats.traffic))

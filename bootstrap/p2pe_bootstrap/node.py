@@ -15,6 +15,7 @@ from p2pe.core.addresses import host_port, with_peer
 from p2pe.errors import LocalError, UsageError
 from p2pe.model import Address
 from p2pe.overlay.bootstrap_addresses import check_bootstrap
+from p2pe.overlay.dht_view import DhtView
 from p2pe.overlay.host import OverlayHost, open_host
 from p2pe.overlay.limits import HostLimits
 from p2pe.overlay.world import real_world
@@ -25,6 +26,7 @@ from p2pe_bootstrap.services import open_services
 
 log = structlog.get_logger(__name__)
 
+HEALTH_SECONDS = 20.0  # between two looks at the directory that `status` shows
 DRAIN_SECONDS = 5.0  # for requests under way, once no new connections are taken
 
 
@@ -69,6 +71,7 @@ async def run(settings: Settings, ready: Callable[[tuple[str, ...]], None]) -> N
                 listeners = await _bind_metrics(*settings.metrics)
                 render = exposition(NodeCollector(host, services, time.time()))
                 nursery.start_soon(serve_metrics, listeners, render)
+            nursery.start_soon(_keep_health, settings.home, DhtView(services.dht))
             addresses = _own_addresses(host, settings.announce)
             settings.home.write_addresses(addresses)
             try:
@@ -82,6 +85,16 @@ async def run(settings: Settings, ready: Callable[[tuple[str, ...]], None]) -> N
             finally:
                 settings.home.remove_addresses()
                 nursery.cancel_scope.cancel()
+
+
+async def _keep_health(home: BootstrapHome, view: DhtView) -> None:
+    """For `p2pe-bootstrap status --home`: how the directory fares, every HEALTH_SECONDS."""
+    while True:
+        try:
+            home.write_health({**view.health(), "written_at": time.time()})
+        except OSError as error:
+            log.warning("health can't be written", reason=error.strerror)
+        await trio.sleep(HEALTH_SECONDS)
 
 
 def _own_addresses(host: OverlayHost, announced: tuple[Address, ...]) -> tuple[str, ...]:

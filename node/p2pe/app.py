@@ -47,6 +47,7 @@ from p2pe.messaging.resend import Resender
 from p2pe.messaging.signals import Signals
 from p2pe.model import Frame, PeerInfo, Rotation
 from p2pe.overlay.dht import Dht, open_dht
+from p2pe.overlay.dht_view import DhtView
 from p2pe.overlay.host import OverlayHost, open_host
 from p2pe.overlay.hostkey import HostKey
 from p2pe.overlay.netwatch import watch_network
@@ -149,6 +150,7 @@ async def run_node(
                     key_protection=SEALED if is_sealed(settings.home.keys) else UNSEALED,
                     now=world.clock.now,
                     overlay=lambda: _overlay(host, dht, reach),
+                    directory=DhtView(dht),
                     book=book,
                     pairing=pairing,
                     requests=requests,

@@ -53,6 +53,10 @@ def test_ready_line_key_status_and_drain(tmp_path: Path) -> None:
         (check,) = json.loads(found.stdout)
         assert check["is_well"]
         assert check["address"] == line
+        assert check["directory"]["servers_known"] == 0
+        assert check["directory"]["mode"] == "server"
+        text = subprocess.run(command("status", "--home", str(tmp_path)), capture_output=True, text=True, check=True)
+        assert "0 of 0 known servers answer" in text.stdout
         second = subprocess.run(
             command("run", "--home", str(tmp_path), "--listen", ANY), capture_output=True, text=True, check=False
         )

@@ -16,6 +16,7 @@ from p2pe.errors import P2peError
 EPILOG = "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 no node is running, 4 not found, 5 timed out."
 
 MODULES = {
+    "dht": "dht",
     "init": "node",
     "run": "node",
     "status": "node",

@@ -14,6 +14,7 @@ from fastapi.responses import JSONResponse
 from p2pe.config import API_MAX_WAIT
 from p2pe.contacts.pairing import ShownInvite
 from p2pe.control import present
+from p2pe.control.dht import dht_router
 from p2pe.control.failures import BodyLimit, install, while_connected
 from p2pe.control.identity import identity_router
 from p2pe.control.messages import messages_router
@@ -53,6 +54,7 @@ def make_api(services: Services) -> FastAPI:
         api.include_router(router, prefix="/v1")
     api.include_router(messages_router(services), prefix="/v1")
     api.include_router(identity_router(services), prefix="/v1")
+    api.include_router(dht_router(services), prefix="/v1")
     return api
 
 

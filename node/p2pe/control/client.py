@@ -27,6 +27,8 @@ if TYPE_CHECKING:
         ContactsAnswer,
         ContactShape,
         DevicesAnswer,
+        DhtAnswer,
+        DhtLookupAnswer,
         InboxAnswer,
         IncomingDetail,
         IncomingHistory,
@@ -105,6 +107,14 @@ class Client:
 
     def status(self) -> StatusAnswer:
         return cast("StatusAnswer", self._call("GET", "/v1/status"))
+
+    def dht(self) -> DhtAnswer:
+        """How the directory fares."""
+        return cast("DhtAnswer", self._call("GET", "/v1/dht"))
+
+    def dht_lookup(self, record_hash: str) -> DhtLookupAnswer:
+        """The directory's servers nearest to a hash, in hex."""
+        return cast("DhtLookupAnswer", self._call("GET", f"/v1/dht/lookup/{quote(record_hash, safe='')}"))
 
     def why(self, name: str) -> WhyAnswer:
         return cast("WhyAnswer", self._call("GET", f"/v1/why/{quote(name, safe='')}"))

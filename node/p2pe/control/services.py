@@ -18,6 +18,7 @@ from p2pe.messaging.inbox import Inbox
 from p2pe.messaging.outbox import Outbox
 from p2pe.messaging.resend import Resender
 from p2pe.model import IdentityKey, Millis
+from p2pe.overlay.dht_view import DhtView
 
 
 class Replace(Protocol):
@@ -38,6 +39,7 @@ class Services:
     key_protection: str  # "passphrase" or "file mode"
     now: Callable[[], Millis]
     overlay: Callable[[], OverlayShape]
+    directory: DhtView
     book: Book
     pairing: Pairing
     requests: Requests

@@ -209,6 +209,69 @@ class OverlayShape(TypedDict):
     reachability: ReachabilityShape
 
 
+class BucketShape(TypedDict):
+    """`number`: leading bits shared with this node."""
+
+    number: int
+    servers: int
+    live: int
+    waiting: int
+
+
+class DhtTrafficShape(TypedDict):
+    requests: int
+    failures: int
+    bytes_out: int
+    bytes_in: int
+
+
+class DhtServedShape(TypedDict):
+    find_node: int
+    get_value: int
+    put_value: int
+    ping: int
+    stored: int
+    refused_records: int
+    refused_rate: int
+    malformed: int
+
+
+class DhtAnswer(TypedDict):
+    """The directory from here. `mode` is client or server."""
+
+    mode: str
+    joined: bool
+    servers_known: int
+    servers_live: int
+    buckets: list[BucketShape]
+    records_stored: int
+    refreshed_ago: float | None
+    leaving_per_hour: float
+    republish_after: int
+    lookups: int
+    lookups_failed: int
+    lookup_median: float | None
+    traffic: DhtTrafficShape
+    served: DhtServedShape
+
+
+class NearServerShape(TypedDict):
+    address: str
+    shared_bits: int
+    round: int
+    stores: bool
+
+
+class DhtLookupAnswer(TypedDict):
+    """Nearest first. `stores`: a record of this hash would be stored there."""
+
+    hash: str
+    seconds: float
+    requests: int
+    unanswered: int
+    servers: list[NearServerShape]
+
+
 class CountsShape(TypedDict):
     contacts: int
     connected: int

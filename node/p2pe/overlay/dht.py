@@ -40,14 +40,28 @@ log = structlog.get_logger(__name__)
 Mode = Literal["client", "server"]
 
 
+@dataclass(frozen=True, slots=True)
+class BucketStats:
+    """`number`: leading bits shared with us. `live`: of `entries`, those that answered when asked last."""
+
+    number: int
+    entries: int
+    live: int
+    waiting: int
+
+
 @dataclass(slots=True)
 class DhtStats:
     """Table health and work done, for `status` and metrics."""
 
     mode: Mode
     peers: int
-    buckets: tuple[tuple[int, int, int], ...]  # (number, entries, waiting) of each bucket in use
+    live: int  # of them, those that answered when asked last
+    buckets: tuple[BucketStats, ...]  # those in use
     records: int
+    refreshed_ago: float | None  # seconds since the table was looked after
+    leaving_per_hour: float  # see core/kademlia/stability.py
+    republish_after: float
     lookups: int
     lookups_failed: int
     lookup_seconds: tuple[float, ...]  # the latest, oldest first
@@ -131,8 +145,16 @@ class Dht:
         return DhtStats(
             mode=self._mode,
             peers=len(self.table),
-            buckets=tuple((i, len(b.entries), len(b.waiting)) for i, b in self.table.buckets() if b.entries),
+            live=len(self.table.nodes()),
+            buckets=tuple(
+                BucketStats(number, len(bucket.entries), len(bucket.nodes()), len(bucket.waiting))
+                for number, bucket in self.table.buckets()
+                if bucket.entries
+            ),
             records=len(self.store),
+            refreshed_ago=self.upkeep.refreshed_ago(),
+            leaving_per_hour=self.stability.leaving_per_hour,
+            republish_after=self.stability.refresh_seconds,
             lookups=self._lookups,
             lookups_failed=self._lookups_failed,
             lookup_seconds=tuple(self._durations),

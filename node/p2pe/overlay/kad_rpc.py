@@ -87,10 +87,10 @@ class KadClient:
         except STREAM_ERRORS:
             raise Unreachable(f"{connection.remote_peer} refused a request") from None
 
-    def sweep(self) -> None:
+    def sweep(self) -> float:
         """Closes streams that nobody used for KAD_STREAM_IDLE, and all beyond KAD_MAX_IDLE_STREAMS servers; and the
         connections that we dialled for them, if nothing else runs there: kept idle, one costs more in pings than it
-        did to make."""
+        did to make. Returns the seconds until the next stream is due, 0 when there is none."""
         horizon = trio.current_time() - config.KAD_STREAM_IDLE
         excess = len(self._lanes) - config.KAD_MAX_IDLE_STREAMS
         for peer_id, lane in list(self._lanes.items()):
@@ -102,6 +102,8 @@ class KadClient:
                 stream.reset()
                 if stream.connection.is_dialer:
                     stream.connection.close_if_unused()
+        unused = [lane.used_at for lane in self._lanes.values() if not lane.users]
+        return max(0.05, min(unused) - horizon) if unused else 0.0
 
     def drop_streams(self) -> None:
         """Closes all idle streams now."""

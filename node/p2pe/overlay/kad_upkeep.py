@@ -47,7 +47,12 @@ class Upkeep:
         self._to_verify, self._verified = trio.open_memory_channel[HostConnection](config.KAD_VERIFY_QUEUE)
         self._tried: OrderedDict[PeerId, float] = OrderedDict()  # dial-backs under way or done, and when
         self._emptied = trio.Event()
+        self._refreshed_at: float | None = None
         self.joined = trio.Event()
+
+    def refreshed_ago(self) -> float | None:
+        """Seconds since the table was looked after; None before the first time."""
+        return None if self._refreshed_at is None else trio.current_time() - self._refreshed_at
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -73,6 +78,7 @@ class Upkeep:
                     "no server of the overlay is reachable; are the bootstrap addresses right and online?"
                 )
             await self._look_around()
+            self._refreshed_at = trio.current_time()
 
     def learn(self, bootstrap: Sequence[str]) -> None:
         """Adds bootstrap addresses, as an invite link brings them; malformed ones and those beyond KAD_MAX_SEEDS are
@@ -160,6 +166,7 @@ class Upkeep:
     async def maintain(self) -> None:
         """Asks peers not heard of for long whether they live, and looks into buckets that have gone quiet."""
         is_server = self._dht.mode == "server"
+        self._refreshed_at = trio.current_time()
         if not is_server and len(self._dht.table) >= config.KAD_CLIENT_ENOUGH:
             await self.check_peers(config.KAD_CLIENT_CHECK)
             return
@@ -202,8 +209,7 @@ class Upkeep:
 
     async def _sweep(self) -> None:
         while True:
-            await trio.sleep(config.KAD_STREAM_IDLE / 2)
-            self._dht.client.sweep()
+            await trio.sleep(self._dht.client.sweep() or config.KAD_STREAM_IDLE)
             self._dht.store.expire(self._world.clock.now())
 
     # --- dial-backs ---

@@ -9,10 +9,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 
-from p2pe.config import KAD_BUCKET_ENOUGH, KAD_K, KAD_QUERY_TIMEOUT, KAD_STORE_COUNT, KAD_STREAM_IDLE, MAX_RECORD_TTL
+from p2pe.config import (
+    KAD_BUCKET_ENOUGH,
+    KAD_DISJOINT_PATHS,
+    KAD_K,
+    KAD_QUERY_TIMEOUT,
+    KAD_STORE_COUNT,
+    KAD_STREAM_IDLE,
+    MAX_RECORD_TTL,
+)
 from p2pe.core.kademlia.keyspace import Node, key_in_bucket, location_key, location_of
 from p2pe.core.kademlia.lookup import Lookup
-from p2pe.core.kademlia.record_store import RecordStore
+from p2pe.core.kademlia.record_store import RecordStore, Validator
 from p2pe.core.kademlia.routing_table import RoutingTable
 from p2pe.core.kademlia.timeouts import Timeouts
 from p2pe.errors import RemoteError
@@ -20,12 +28,12 @@ from p2pe.model import Millis, PeerId
 
 START = 1_800_000_000_000  # Unix milliseconds at virtual time 0
 # Both directions, IP and TCP headers included, measured in a network namespace of its own (lo's counters less 14 B a
-# packet): connect and FIND_NODE 1,710 B, PUT_VALUE with its echo 1,580 B, pings and closing 410 B.
+# packet): connect and FIND_NODE 1,710 B, PUT_VALUE with its echo 1,580 B, closing 230 B.
 FIND_REQUEST_BYTES = 290
 PEER_BYTES = 58  # one entry of `closer_peers` with one IPv4 address
 RECORD_BYTES = 790  # a PUT_VALUE, or the reply to GET_VALUE
 GET_REQUEST_BYTES = 120
-CONNECT_BYTES = 1_900  # TCP, Noise, muxer, protocol negotiation, a ping or two, and the end
+CONNECT_BYTES = 1_760  # TCP, Noise, muxer, protocol negotiation, and the end
 CONNECTION_SECONDS = KAD_STREAM_IDLE
 SYN_BYTES = 180  # to the dead: three attempts within KAD_QUERY_TIMEOUT
 
@@ -79,6 +87,17 @@ class Bytes:
     total: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A request as its server sees it. `what`: find, put or get."""
+
+    what: str
+    key: bytes
+    asker: PeerId
+    at: float
+    record: bytes = b""
+
+
 @dataclass(slots=True, eq=False)
 class Member:
     """A node: its own core, and what the simulation knows of it."""
@@ -94,16 +113,17 @@ class Member:
     store: RecordStore | None = None
     traffic: Bytes = field(default_factory=Bytes)
     warm: dict[PeerId, float] = field(default_factory=dict)  # open connections: until when
-    seen: list[tuple[str, bytes, PeerId, float]] | None = None  # what a curious server notes
+    seen: list[Seen] | None = None  # what a curious server notes
 
 
 class Network:
     """All members, and the rules by which they reach each other."""
 
-    def __init__(self, seed: int, paths: int = 3) -> None:
+    def __init__(self, seed: int, paths: int = KAD_DISJOINT_PATHS, validate: Validator = accept) -> None:
         self.heap = Heap()
         self.random = random.Random(seed)
         self.paths = paths
+        self.validate = validate
         self.members: dict[PeerId, Member] = {}
         self.servers: list[Member] = []  # alive ones, in no order
         self._places: dict[PeerId, int] = {}
@@ -266,7 +286,7 @@ class Network:
 
     def store_of(self, member: Member) -> RecordStore:
         if member.store is None:
-            member.store = RecordStore(accept, self.random.randbytes(16))
+            member.store = RecordStore(self.validate, self.random.randbytes(16))
         return member.store
 
     def wall(self) -> Millis:
@@ -277,15 +297,21 @@ class Network:
         return record_of(self.random)
 
     def put(
-        self, member: Member, storers: Sequence[Node], key: bytes, done: Callable[[frozenset[PeerId]], None]
+        self,
+        member: Member,
+        storers: Sequence[Node],
+        key: bytes,
+        done: Callable[[frozenset[PeerId]], None],
+        record: bytes | None = None,
     ) -> None:
-        """PUT_VALUE at each storer; `done` gets who took it."""
-        record = b"%d %d" % (self.wall(), self.wall() + MAX_RECORD_TTL * 1000)
+        """PUT_VALUE at each storer; `done` gets who took it. `record` None: one for the full time that is allowed."""
+        if record is None:
+            record = b"%d %d" % (self.wall(), self.wall() + MAX_RECORD_TTL * 1000)
         took: set[PeerId] = set()
         tally = _Tally(len(storers), lambda _: done(frozenset(took)))
 
         def stored(server: Member) -> None:
-            self.note(server, "put", key, member)
+            self.note(server, "put", key, member, record)
             try:
                 self.store_of(server).put(
                     key, record, source=member.node.peer_id, network=member.node.groups[0], now=self.wall()
@@ -321,9 +347,9 @@ class Network:
             size = GET_REQUEST_BYTES + RECORD_BYTES
             self.ask(member, node, size, answered, lambda: tally.add(False))
 
-    def note(self, server: Member, what: str, key: bytes, asker: Member) -> None:
+    def note(self, server: Member, what: str, key: bytes, asker: Member, record: bytes = b"") -> None:
         if server.seen is not None:
-            server.seen.append((what, key, asker.node.peer_id, self.heap.now))
+            server.seen.append(Seen(what, key, asker.node.peer_id, self.heap.now, record))
 
 
 class _Tally:

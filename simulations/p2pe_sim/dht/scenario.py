@@ -16,7 +16,6 @@ from p2pe.config import (
     PUBLISH_COVER,
 )
 from p2pe.core.kademlia.lookup import Lookup
-from p2pe.model import PeerId
 
 from p2pe_sim.dht.client import Client
 from p2pe_sim.dht.network import FIND_REQUEST_BYTES, PEER_BYTES, Bytes, Member, Network, record_of
@@ -362,72 +361,3 @@ def idle_client(
         "publications_per_day": round(client.publications / days),
         "refresh_hours": round(client.stability.refresh_seconds / 3600, 2),
     }  # fmt: skip
-
-
-def colluders_view(*, nodes: int, colluding: int, pairs: int, days: int, seed: int) -> dict[str, Any]:
-    """What `colluding` servers, pooling their notes, can link about `pairs` pairs of contacts in `days` days.
-
-    Each day each pair has two fresh keys (one a direction), each published by its owner and read by the other, under
-    transport ids that last one day (a start of the node). Linkable are, by construction: a writer's transport id to a
-    key, a reader's to the same key, hence the two ids to each other, that day. Never: two days of one pair.
-    """
-    network = Network(seed)
-    seeds = grow(network, nodes)
-    spies = network.random.sample([m for m in network.servers if m not in seeds], colluding)
-    for spy in spies:
-        spy.seen = []
-    truth: dict[bytes, tuple[int, int, int]] = {}  # key -> (pair, direction, day)
-    pooled: set[tuple[bytes, PeerId, PeerId]] = set()
-    pairs_seen: set[int] = set()
-    keys_seen: set[bytes] = set()
-    finds: set[bytes] = set()
-    for day in range(days):
-        people = [client_of(network, seeds) for _ in range(2 * pairs)]
-        network.heap.run(network.heap.now + 30.0)
-        jobs = []
-        for pair in range(pairs):
-            for direction in (0, 1):
-                key, wire_key, target = record_of(network.random)
-                truth[key] = pair, direction, day
-                writer, reader = people[2 * pair + direction], people[2 * pair + 1 - direction]
-                jobs.append((writer, reader, key, wire_key, target))
-        for writer, _, key, wire_key, target in jobs:
-            publish(network, writer, key, wire_key, target)
-        network.heap.run(network.heap.now + 60.0)
-        outcome = Outcome()
-        for _, reader, key, wire_key, target in jobs:
-            seek(network, reader, key, wire_key, target, outcome)
-        network.heap.run(network.heap.now + 60.0)
-    writers: dict[bytes, set[PeerId]] = {}
-    readers: dict[bytes, set[PeerId]] = {}
-    for spy in spies:
-        for what, key, who, _ in spy.seen or ():
-            if what == "find":
-                finds.add(key)
-            else:
-                keys_seen.add(key)
-                (writers if what == "put" else readers).setdefault(key, set()).add(who)
-    for key in keys_seen:
-        for writer_id in writers.get(key, ()):
-            for reader_id in readers.get(key, ()):
-                pooled.add((key, writer_id, reader_id))
-                pairs_seen.add(truth[key][0])
-    return {
-        "nodes": nodes, "colluding": colluding, "pairs": pairs, "days": days,
-        "keys": len(truth),
-        "keys_seen": len(keys_seen),
-        "share_of_keys_seen": round(len(keys_seen) / len(truth), 4),
-        "share_of_key_days_with_both_ends": round(len({key for key, _, _ in pooled}) / len(truth), 4),
-        "share_of_pairs_ever_seen_at_both_ends": round(len(pairs_seen) / pairs, 4),
-        "record_keys_on_paths": sum(key in truth for key in finds),
-        "ids_linked_over_days": _linked_over_days(pooled, truth),
-    }  # fmt: skip
-
-
-def _linked_over_days(pooled: set[tuple[bytes, PeerId, PeerId]], truth: dict[bytes, tuple[int, int, int]]) -> int:
-    """Transport ids that turn up under keys of two days: what would let colluders follow a pair."""
-    days_of: dict[PeerId, set[int]] = {}
-    for key, writer, reader in pooled:
-        for who in (writer, reader):
-            days_of.setdefault(who, set()).add(truth[key][2])
-    return sum(len(days) > 1 for days in days_of.values())
