@@ -27,11 +27,25 @@ from p2pe.core.codec import decode_content, decode_frame, encode_content, encode
 from p2pe.core.framing import FrameReader, frame
 from p2pe.core.handshake import Expected
 from p2pe.core.handshake_messages import AuthPayload, decode_auth, decode_hello, decode_reply, encode_auth
+from p2pe.core.kademlia.keyspace import location_key
+from p2pe.core.records import (
+    check_record,
+    make_record,
+    open_addresses,
+    public_key_of,
+    record_key,
+    seal_addresses,
+)
 from p2pe.core.tickets import open_ticket, seal_ticket
 from p2pe.errors import RemoteError
-from p2pe.model import Millis
+from p2pe.model import Address, Millis, PeerId, PeerInfo
+from p2pe.overlay.kad_codec import KadMessage, Kind
+from p2pe.overlay.kad_codec import decode as decode_kad
+from p2pe.overlay.kad_codec import encode as encode_kad
 from test_known_answers import CONTENTS, FRAMES
 
+NOW = Millis(1_800_000_000_000)
+RECORD_KEY = record_key(public_key_of(bytes(32)), 0)
 Target = Callable[[bytes], object]
 
 
@@ -53,6 +67,29 @@ def respond_to(raw: bytes) -> None:
     responder.reply(PSK0, expected=Expected(ALICE.identity_key))
 
 
+def read_record(raw: bytes) -> None:
+    """A record as a storer gets it, and its payload as a reader opens it."""
+    record = check_record(RECORD_KEY, raw, NOW)
+    open_addresses(record.payload, bytes(32))
+
+
+def records() -> list[bytes]:
+    own = PeerInfo(PeerId(b"\x00\x04abcd"), (Address("/ip4/192.0.2.1/tcp/4001"),))
+    payload = seal_addresses(own, bytes(32), bytes(12))
+    return [make_record(bytes(32), 0, NOW, Millis(NOW + lives), payload) for lives in (60_000, 3_600_000)]
+
+
+def kad_messages() -> list[bytes]:
+    near = tuple(PeerInfo(PeerId(b"\x00\x04" + bytes([n] * 4)), (Address("/ip4/9.9.9.9/tcp/1"),)) for n in range(4))
+    record = records()[0]
+    return [
+        encode_kad(KadMessage(Kind.FIND_NODE, location_key(RECORD_KEY), closer=near)),
+        encode_kad(KadMessage(Kind.PUT_VALUE, RECORD_KEY, record)),
+        encode_kad(KadMessage(Kind.GET_VALUE, RECORD_KEY, record, near)),
+        encode_kad(KadMessage(Kind.PING)),
+    ]
+
+
 def targets() -> list[tuple[str, Target, list[bytes]]]:
     """Each decoder with valid messages to start from."""
     hello = make_dialer().hello()
@@ -70,6 +107,8 @@ def targets() -> list[tuple[str, Target, list[bytes]]]:
         ("reply", lambda raw: decode_reply(raw, said), [reply]),
         ("hello alone", decode_hello, [hello]),
         ("auth payload", decode_auth, [auth]),
+        ("record", read_record, records()),
+        ("kad message", decode_kad, kad_messages()),
         ("certificate", verify_certificate, [ALICE.certificate]),
         (
             "ticket",

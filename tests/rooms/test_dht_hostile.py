@@ -12,15 +12,27 @@ from dht_kit import HOUR, exchange, make_world, signed, start
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from overlay_kit import LOOPBACK, info
-from p2pe.config import KAD_K, KAD_MAX_MESSAGE, KAD_MAX_PEER_ADDRESSES, KAD_PROTOCOL, KAD_SERVER_STREAMS
+from p2pe.config import (
+    KAD_K,
+    KAD_MAX_MESSAGE,
+    KAD_MAX_PEER_ADDRESSES,
+    KAD_PROTOCOL,
+    KAD_QUERY_TIMEOUT,
+    KAD_SERVER_STREAMS,
+)
 from p2pe.core.addresses import with_peer
-from p2pe.core.kademlia.keyspace import location_key
+from p2pe.core.kademlia.keyspace import Node as KadNode
+from p2pe.core.kademlia.keyspace import location_key, location_of
+from p2pe.core.kademlia.record_store import RecordStore
+from p2pe.core.kademlia.routing_table import RoutingTable
+from p2pe.core.records import check_record
 from p2pe.core.varint import DelimitedReader, delimit, encode_varint
 from p2pe.errors import RemoteError, Unreachable
 from p2pe.model import Address, PeerId, PeerInfo
 from p2pe.overlay.host import OverlayHost, open_host
 from p2pe.overlay.hostkey import HostKey
 from p2pe.overlay.kad_codec import KadMessage, Kind, decode, decode_address, encode, encode_address, nodes_told_by
+from p2pe.overlay.kad_server import KadServer
 from p2pe.overlay.wire_addresses import address_to_bytes
 from p2pe.ports import Stream
 from p2pe.proto import kad_pb2
@@ -232,7 +244,124 @@ async def test_an_unreachable_server_is_not_made_known_to_others(nursery: trio.N
         assert len(server.dht.table) == 0
 
 
+async def test_peers_that_lie_about_who_is_near_are_found_out(nursery: trio.Nursery) -> None:
+    """A liar names, as closer peers: ourselves, itself, the same peer twenty times, an honest server under an invented
+    id, and ids that aren't any. None of it enters the table, and the honest server is found all the same."""
+    honest = await start(nursery)
+    async with open_host(make_world(), key=HostKey.generate(os.urandom), listen=[LOOPBACK]) as host:
+        liar = Liar(host)
+        client = await start(nursery, "client", (liar.address,))
+        there = [encode_address(address) for address in honest.host.listen_addresses()]
+        invented = bytes(random_peer())
+        lies = [
+            (bytes(client.host.peer_id), there),
+            (bytes(host.peer_id), [encode_address(host.listen_addresses()[0])]),
+            *[(invented, there)] * 8,
+            (b"", there),
+            (b"\x12\x20short", there),
+            (bytes(random_peer()), [b"", b"\xff" * 9]),
+            (bytes(honest.host.peer_id), there),
+        ]
+        liar.reply = lambda m: told(m, lies)
+        with trio.fail_after(20):
+            await client.dht.wait_joined()
+            found = await client.dht.find_closest(location_key(signed(1)[0]))
+        assert {p.peer_id for p in found} <= {host.peer_id, honest.host.peer_id}
+        known = {node.peer_id for node in client.dht.table.nodes()}
+        assert invented not in known and client.host.peer_id not in known
+        assert honest.host.peer_id in known
+
+
+async def test_a_reply_that_drips_in_is_given_up_in_time(nursery: trio.Nursery) -> None:
+    """A byte now and then keeps no request alive beyond its time-out."""
+    async with open_host(make_world(), key=HostKey.generate(os.urandom), listen=[LOOPBACK]) as host:
+
+        async def drip(stream: Stream) -> None:
+            await stream.send_all(encode_varint(1_000))
+            while True:
+                await stream.send_all(b"\x08")
+                await trio.sleep(0.2)
+
+        host.handle(KAD_PROTOCOL, drip)
+        client = await start(nursery, "client")
+        peer = PeerInfo(host.peer_id, host.listen_addresses())
+        with trio.fail_after(3 * KAD_QUERY_TIMEOUT), pytest.raises(Unreachable, match="within"):
+            await client.dht.client.request(peer, KadMessage(Kind.FIND_NODE, b"k"))
+
+
+@pytest.mark.parametrize("kind", ["expired", "wrong signature", "under another key", "unknown field added", "oversize"])
+async def test_a_storer_that_serves_a_bad_record_isn_t_believed(nursery: trio.Nursery, kind: str) -> None:
+    bad = bad_records()[kind]
+    async with open_host(make_world(), key=HostKey.generate(os.urandom), listen=[LOOPBACK]) as host:
+        liar = Liar(host)
+
+        def reply(message: kad_pb2.Message) -> bytes:
+            answer = Message(type=message.type, key=message.key)
+            if message.type == Message.GET_VALUE:
+                answer.record.key, answer.record.value = message.key, bad.record.value
+            return answer.SerializeToString()
+
+        liar.reply = reply
+        client = await start(nursery, "client", (liar.address,))
+        assert await client.dht.lookup(bad.key) == ()
+
+
 # --- messages ---
+
+
+def a_message() -> st.SearchStrategy[bytes]:
+    """Well-formed kad-dht messages with whatever a stranger may put into them."""
+    key, _ = signed(1)
+    keys = st.sampled_from([b"", b"k", key, key[:-1] + b"\x03", location_key(key), b"/pk/x", bytes(129)])
+
+    def build(kind: int, name: bytes, value: bytes, other: bytes, peers: list[tuple[bytes, list[bytes]]]) -> bytes:
+        message = Message(type=kind, key=name, cluster_level_raw=-1)  # type: ignore[arg-type]
+        if value:
+            message.record.key, message.record.value = other, value
+            message.record.time_received = "yesterday"
+        for peer_id, addrs in peers:
+            message.closer_peers.add(id=peer_id, addrs=addrs, connection=2)
+            message.provider_peers.add(id=peer_id, addrs=addrs)
+        return message.SerializeToString()
+
+    peers = st.lists(st.tuples(st.binary(max_size=40), st.lists(st.binary(max_size=24), max_size=3)), max_size=4)
+    values = st.one_of(st.binary(max_size=1_100), st.just(signed(1)[1]), st.just(signed(2)[1]))
+    return st.builds(build, st.integers(0, 5), keys | st.binary(max_size=140), values, keys, peers)
+
+
+class _FromNowhere:
+    """A connection as `KadServer.answer` sees it."""
+
+    remote_peer = PeerId(b"\x00\x04abcd")
+    remote_address = Address("/ip4/8.8.8.8/tcp/4001")
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.lists(a_message(), min_size=1, max_size=6))
+def test_any_message_is_answered_within_limits_or_refused(raws: list[bytes]) -> None:
+    local = KadNode(random_peer(), 0)
+    table = RoutingTable(local)
+    for number in range(1, 60):
+        peer = PeerId(b"\x00\x04" + number.to_bytes(4, "big"))
+        addresses = (Address(f"/ip4/9.{number}.9.9/tcp/4001"), Address("/ip4/192.168.1.1/tcp/1"))
+        table.add(KadNode(peer, location_of(peer), addresses), 0.0)
+    store = RecordStore(check_record, bytes(16))
+    server = KadServer(make_world(), table, store, lambda _: None)
+    for raw in raws:
+        try:
+            request = decode(raw)
+            reply = server.answer(request, _FromNowhere())  # type: ignore[arg-type]
+        except RemoteError:
+            continue
+        sent = encode(reply)
+        assert len(sent) <= KAD_MAX_MESSAGE
+        again = decode(sent)
+        assert again.kind is request.kind and again.key == (b"" if request.kind is Kind.PING else request.key)
+        assert len(again.closer) <= KAD_K
+        assert not any("192.168" in address for peer in again.closer for address in peer.addresses)
+        if again.value is not None:
+            check_record(request.key, again.value, make_world().clock.now())
+    assert len(store) <= 1  # only one of the values is a record under one of the keys
 
 
 def test_addresses_encode_as_the_library_does() -> None:
