@@ -80,39 +80,9 @@ async def open_links(
         dialer = SessionDialer(world, host, identity, finder, history, lambda: relay_policy)
         links = LinkRegistry(world, database, roster, dialer, history, on_link, lambda: relay_policy, nursery)
         acceptor = Acceptor(world, host, identity, roster, history, links.serve_accepted)
-        publisher = Publisher(
-            world, directory, roster, own=own, is_linked=links.is_linked, cover=identity.k_msgid
-        )
+        publisher = Publisher(world, directory, roster, own=own, is_linked=links.is_linked, cover=identity.k_msgid)
         if puncher is not None:
             Upgrader(links, puncher, nursery)
-) -> AsyncIterator[Connectivity]:
-    """Publishes our records, greets the contacts, answers whoever comes, and keeps links while the block runs.
-
-    Every link runs `on_link` in a task of its own for as long as it lives. When the block is left, every contact is
-    told goodbye. `settled` says when our addresses are worth publishing. Raises StorageError when the contacts can't
-    be read.
-    """
-    roster = Roster(database, identity.identity_key)
-    await roster.load()
-    history = History(world.clock)
-    finder = Finder(world, directory)
-    changed = Pulse()
-
-    def own() -> PeerInfo:
-        return PeerInfo(host.peer_id, publishable(host.listen_addresses(), relay_policy))
-
-    async with trio.open_nursery() as nursery:
-        dialer = SessionDialer(world, host, identity, finder, history, lambda: relay_policy)
-        links = LinkRegistry(world, database, roster, dialer, history, on_link, lambda: relay_policy, nursery)
-        acceptor = Acceptor(world, host, identity, roster, history, links.serve_accepted)
-<<<<<<< HEAD
-        publisher = Publisher(world, directory, roster, own=own, is_linked=links.is_linked)
-        if puncher is not None:
-            Upgrader(links, puncher, nursery)
-=======
-        publisher = Publisher(
-            world, directory, roster, own=own, is_linked=links.is_linked, cover=identity.k_msgid if cover else None
-        )
         host.handle(SESSION_PROTOCOL, acceptor.on_stream)
         try:
             nursery.start_soon(_publish, publisher, settled)
