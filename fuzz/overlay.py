@@ -23,13 +23,14 @@ from p2pe.core import addresses
 from p2pe.core.kademlia.keyspace import Node, location_key, location_of
 from p2pe.core.kademlia.record_store import RecordStore
 from p2pe.core.kademlia.routing_table import RoutingTable
+from p2pe.core.punch import Responder, worth_dialling
 from p2pe.core.records import check_record, make_record, open_addresses, public_key_of, record_key, seal_addresses
 from p2pe.core.varint import delimit
 from p2pe.core.yamux import ACK, DATA, FIN, GO_AWAY, HEADER, PING, RST, SYN, WINDOW_UPDATE, YamuxMachine
 from p2pe.core.yamux_stream import YamuxLimits
 from p2pe.errors import Unreachable
 from p2pe.model import Address, Millis, PathKind, PeerInfo
-from p2pe.overlay import identify, kad_codec, multistream
+from p2pe.overlay import identify, kad_codec, multistream, punch
 from p2pe.overlay.autonat import AutonatClient, AutonatServer, Messages
 from p2pe.overlay.hostkey import HostKey
 from p2pe.overlay.kad_codec import KadMessage, Kind
@@ -291,6 +292,13 @@ def read_stop(raw: bytes) -> None:
     plausible_peer(message.peer.id)
 
 
+def read_punch(raw: bytes) -> None:
+    message = finish(MessageStream(Canned(raw)).receive(circuit_pb2.HolePunch))  # type: ignore[arg-type]
+    said = punch._from_wire(message)
+    worth_dialling(said.addresses, addresses.is_public)
+    Responder(addresses.is_public).receive(said, (HERE,))
+
+
 def read_voucher(raw: bytes) -> None:
     check_voucher(raw, KEY.peer_id, OTHER.peer_id)
 
@@ -311,6 +319,12 @@ def relay_corpus() -> list[bytes]:
             ),
         )
     ]  # fmt: skip
+
+
+def punch_corpus() -> list[bytes]:
+    kind = circuit_pb2.HolePunch
+    messages = (kind(type=kind.CONNECT, obs_addrs=BINARY), kind(type=kind.SYNC))
+    return [delimit(message.SerializeToString()) for message in messages]
 
 
 def autonat_server() -> Target:
@@ -365,6 +379,7 @@ def targets() -> list[tuple[str, Target, list[bytes]]]:
         ("yamux", drive_yamux, yamux_corpus()),
         ("hop", read_hop, circuit),
         ("stop", read_stop, circuit),
+        ("punch", read_punch, punch_corpus()),
         ("voucher", read_voucher, [make_voucher(KEY, OTHER.peer_id, 2_000_000_000)]),
         ("autonat", autonat_server(), autonat_corpus()),
     ]

@@ -5,6 +5,7 @@
 //   relay: {...}           serves as a relay, with these reservation limits
 //   via: [...]             listens through these relays
 //   dcutr, autonat: true   services that are on
+//   announce: true         takes the addresses listened on as proved, as AutoNAT would
 //   kad: "server"|"client" serves or uses /p2pe/kad/1.0.0
 
 import { noise } from '@chainsafe/libp2p-noise'
@@ -119,6 +120,9 @@ serveStreams(node)
 // With AutoNAT on, an address that isn't verified yet isn't announced; it is listened on all the same.
 const listening = node.components.addressManager.getAddressesWithMetadata()
   .map(a => `${a.multiaddr}`).filter(a => !a.includes('/p2p-circuit')).map(a => a.split('/p2p/')[0])
+if (options.announce) {
+  listening.forEach(a => node.components.addressManager.confirmObservedAddr(multiaddr(a)))
+}
 tell({ event: 'ready', peer: node.peerId.toString(), addresses: listening.map(a => `${a}/p2p/${node.peerId}`) })
 await serve(commands)
 await node.stop()

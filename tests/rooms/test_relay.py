@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack
 import pytest
 import trio
 from overlay_kit import ECHO, host, info, read_all, say, until
+from p2pe.core.varint import delimit
 from p2pe.errors import RemoteError, Unreachable
 from p2pe.model import PathKind, PeerInfo
 from p2pe.overlay.hostkey import HostKey
@@ -339,3 +340,15 @@ def test_vouchers_are_refused_when_anything_is_changed() -> None:
             check_voucher(damaged, key.peer_id, peer)
         with pytest.raises(RemoteError):
             check_voucher(raw[:place], key.peer_id, peer)
+
+
+@pytest.mark.parametrize("key", ["0805", "08051220" + "00" * 32, "0800122000", "08021221" + "02" * 33, "080112200102"])
+def test_a_voucher_with_a_key_of_an_unknown_kind_or_form_is_refused(key: str) -> None:
+    """A relay chooses these bytes: py-libp2p raises errors of many kinds over them."""
+    own, peer = HostKey.generate(os.urandom), HostKey.generate(os.urandom).peer_id
+    raw = make_voucher(own, peer, 1_700_000_000)
+    genuine = bytes([1 << 3 | 2]) + delimit(own.public_bytes)
+    assert raw.startswith(genuine)
+    forged = bytes([1 << 3 | 2]) + delimit(bytes.fromhex(key)) + raw[len(genuine) :]
+    with pytest.raises(RemoteError):
+        check_voucher(forged, own.peer_id, peer)

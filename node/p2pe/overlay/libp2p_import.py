@@ -19,7 +19,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Final
+
+from cryptography.exceptions import InvalidSignature
+from google.protobuf.message import DecodeError
+from nacl.exceptions import CryptoError
 
 # Packages with an `__init__` that imports more than we need.
 _HEAVY_PACKAGES = ("libp2p", "libp2p.security")
@@ -69,6 +73,17 @@ X25519PublicKey: Any = _x25519.X25519PublicKey
 deserialize_public_key: Any = _serialization.deserialize_public_key
 BaseLibp2pError: type[Exception] = _exceptions.BaseLibp2pError
 ID: Any = _peer_id.ID
+# What its key and signature code raises over bytes of a stranger's choosing.
+UNREADABLE: Final = (
+    ValueError,
+    TypeError,
+    AttributeError,
+    LookupError,
+    DecodeError,
+    InvalidSignature,
+    CryptoError,
+    BaseLibp2pError,
+)
 NoiseExtensions: Any = _noise_messages.NoiseExtensions
 NoiseHandshakePayload: Any = _noise_messages.NoiseHandshakePayload
 make_handshake_payload_sig: Any = _noise_messages.make_handshake_payload_sig

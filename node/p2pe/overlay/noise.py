@@ -19,10 +19,8 @@ from collections.abc import Callable
 from typing import Any, Final
 
 import trio
-from cryptography.exceptions import InvalidSignature, InvalidTag
+from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
-from google.protobuf.message import DecodeError
-from nacl.exceptions import CryptoError
 from noise.connection import Keypair, NoiseConnection
 from noise.exceptions import NoiseHandshakeError, NoiseInvalidMessage, NoiseMaxNonceError, NoiseValueError
 
@@ -32,7 +30,7 @@ from p2pe.model import PeerId
 from p2pe.overlay.hostkey import HostKey
 from p2pe.overlay.libp2p_import import (
     ID,
-    BaseLibp2pError,
+    UNREADABLE,
     NoiseExtensions,
     NoiseHandshakePayload,
     X25519PublicKey,
@@ -57,16 +55,6 @@ _DAMAGED: Final = (
     NoiseValueError,
     ValueError,
     TypeError,
-)
-_UNREADABLE: Final = (
-    ValueError,
-    TypeError,
-    AttributeError,
-    LookupError,
-    DecodeError,
-    InvalidSignature,
-    CryptoError,
-    BaseLibp2pError,
 )
 
 
@@ -127,7 +115,7 @@ class NoiseHandshake:
             static = X25519PublicKey.from_bytes(self._state.rs.public_bytes)
             is_genuine = verify_handshake_payload_sig(payload, static)
             peer_id = PeerId(ID.from_pubkey(payload.id_pubkey).to_bytes())
-        except _UNREADABLE as error:
+        except UNREADABLE as error:
             raise HandshakeError(f"the peer's Noise identity can't be read: {type(error).__name__}") from None
         if not is_genuine:
             raise HandshakeError("the signature over the peer's Noise key is wrong: somebody is in between")

@@ -12,13 +12,11 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from google.protobuf.message import DecodeError
-
 from p2pe.core.varint import decode_varint, delimit
 from p2pe.errors import RemoteError
 from p2pe.model import PeerId
 from p2pe.overlay.hostkey import HostKey
-from p2pe.overlay.libp2p_import import ID, deserialize_public_key
+from p2pe.overlay.libp2p_import import ID, UNREADABLE, deserialize_public_key
 from p2pe.proto.circuit_pb2 import Voucher
 
 DOMAIN: Final = b"libp2p-relay-rsvp"
@@ -48,7 +46,7 @@ def check_voucher(raw: bytes, relay: PeerId, peer: PeerId) -> int:
         is_genuine = public.verify(_signed(payload), fields.get(5, b""))
         signer = ID.from_pubkey(public).to_bytes()
         voucher = Voucher.FromString(payload)
-    except (ValueError, TypeError, LookupError, DecodeError) as error:
+    except UNREADABLE as error:
         raise RemoteError(f"the voucher can't be read ({type(error).__name__})") from None
     if not is_genuine or signer != relay:
         raise RemoteError("the voucher isn't signed by the relay")
