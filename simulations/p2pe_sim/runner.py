@@ -1,15 +1,11 @@
 """Runs one plan of tier 1 in this process, and says what came of it.
 
-A run leaves nothing behind that the next one could notice, but for equal digests the process must be a fresh one, or
-a fork of one that has run nothing: `forked` does that, with everything imported once.
+For equal digests the process must be a fresh one, or the fork of one that has imported everything and run nothing:
+forkserver.py does that.
 """
 
 from __future__ import annotations
 
-import gc
-import json
-import os
-import sys
 import time
 import traceback
 from typing import Final
@@ -22,7 +18,7 @@ from p2pe_sim.world.clock import jumping_clock
 from p2pe_sim.world.determinism import require_pinned_hashes, seeded
 from p2pe_sim.world.guard import guarded
 from p2pe_sim.world.log import EventLog
-from p2pe_sim.world.person import prepare
+from p2pe_sim.world.person import prepare as prepare
 from p2pe_sim.world.stage import Stage
 
 _MAX_PROBLEM: Final = 8_000  # characters of a traceback
@@ -121,33 +117,3 @@ def _vacuous(stage: Stage, counts: dict[str, float]) -> str:
             if not effects.get(fault.id) and not stage.met_nobody(fault):
                 return f"fault {fault.id} ({fault.kind} of {', '.join(fault.targets)}) had no effect"
     return ""
-
-
-def forked(plan: Plan, *, keep_events: bool = False) -> Result:
-    """`run` in a fork of this process, which must have no other threads. An end without a result is an ERROR."""
-    prepare()
-    gc.collect()
-    gc.freeze()
-    reader, writer = os.pipe()
-    child = os.fork()
-    if not child:
-        status = 1
-        try:
-            os.close(reader)
-            with os.fdopen(writer, "w") as pipe:
-                pipe.write(run(plan, keep_events=keep_events).to_json())
-            status = 0
-        except BaseException:  # noqa: BLE001 - the parent sees the status
-            traceback.print_exc()
-        finally:
-            sys.stderr.flush()
-            os._exit(status)
-    os.close(writer)
-    with os.fdopen(reader) as pipe:
-        text = pipe.read()
-    _, status = os.waitpid(child, 0)
-    gc.unfreeze()
-    if not text:
-        problem = f"the process of the run ended without a result (wait status {status})"
-        return Result(plan.scenario, plan.seed, Verdict.ERROR, problem=problem)
-    return Result.of(json.loads(text))

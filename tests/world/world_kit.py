@@ -16,15 +16,21 @@ from p2pe_sim.plan import Checks, Fault, FaultKind, Friendship, Liveness, Messag
 from p2pe_sim.result import Result
 
 _WORKER = """
-import json, sys
+import json, os, sys
 import world_mutants
 from p2pe_sim.plan import Plan
-from p2pe_sim.runner import forked
+from p2pe_sim.runner import prepare, run
+prepare()
 for line in sys.stdin:
     asked = json.loads(line)
-    with world_mutants.applied(asked["mutant"]):
-        result = forked(Plan.of(asked["plan"]), keep_events=asked["keep_events"])
-    print(result.to_json(), flush=True)
+    child = os.fork()
+    if not child:
+        with world_mutants.applied(asked["mutant"]):
+            result = run(Plan.of(asked["plan"]), keep_events=asked["keep_events"])
+        print(result.to_json(), flush=True)
+        os._exit(0)
+    if os.waitpid(child, 0)[1]:
+        print(flush=True)
 """
 
 

@@ -6,7 +6,15 @@ must catch it.
 
 from __future__ import annotations
 
+import _thread
 import hashlib
+import os
+import random
+import secrets
+import socket
+import subprocess
+import time
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -17,6 +25,8 @@ import p2pe.connectivity.service as service
 import p2pe.messaging.receiver as receiver_module
 import p2pe.rendezvous.publisher as publisher_module
 import p2pe_bootstrap.services as bootstrap_services
+import trio
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from p2pe.connectivity.dialer import SessionDialer
 from p2pe.connectivity.session import Session
 from p2pe.core.paths import RelayPolicy
@@ -246,6 +256,46 @@ MUTANTS: dict[str, Mutant] = {
     "shows-address": Mutant("address-hidden", ((service, "publishable", _shows_address),)),
     "dials-directly": Mutant("address-hidden", ((SessionDialer, "__init__", _dials_directly),)),
 }
+
+
+# --- escapes ---
+
+
+def _escaping(act: Callable[[], object]) -> Callable[[Any], Any]:
+    def change(_run: Any) -> Any:
+        async def mutant(self: Any, *, task_status: Any) -> None:
+            task_status.started()
+            act()
+            await trio.sleep_forever()
+
+        return mutant
+
+    return change
+
+
+def _swallowing() -> None:
+    try:
+        time.time()
+    except Exception:  # noqa: BLE001, S110  # what careless code does
+        pass
+
+
+ESCAPES: dict[str, tuple[str, Callable[[], object]]] = {
+    "clock": ("time.time", lambda: time.time()),
+    "clock that is swallowed": ("time.time", _swallowing),
+    "other clock": ("time.monotonic_ns", lambda: time.monotonic_ns()),
+    "entropy": ("os.urandom", lambda: os.urandom(8)),
+    "secrets": ("secrets.token_bytes", lambda: secrets.token_bytes(8)),
+    "random": ("random.random", lambda: random.random()),
+    "uuid": ("uuid.uuid4", lambda: uuid.uuid4()),
+    "key": ("X25519PrivateKey.generate", lambda: X25519PrivateKey.generate()),
+    "socket": ("a real socket", socket.socket),
+    "look-up": ("a real name look-up", lambda: socket.getaddrinfo("localhost", 1)),
+    "thread": ("a thread", lambda: _thread.start_new_thread(int, ())),
+    "process": ("a process", lambda: subprocess.run(["true"], check=True)),
+}
+for _name, (_, _act) in ESCAPES.items():
+    MUTANTS[f"escape: {_name}"] = Mutant("", ((Expiry, "run", _escaping(lambda act=_act: act())),))  # type: ignore[misc]
 
 
 @contextmanager

@@ -6,18 +6,15 @@ tests/world/test_canary.py fails when a release of trio drops or renames them.
 
 from __future__ import annotations
 
-import os
 import random
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Any
 
 import trio
 
 from p2pe_sim.world.randomness import Randomness
-
-HASH_SEED: Final = "0"
 
 
 class NotPinned(RuntimeError):
@@ -30,13 +27,6 @@ def require_pinned_hashes() -> None:
         raise NotPinned(
             "hash order isn't pinned: start Python with PYTHONHASHSEED=0 (p2pe-sim does), or one plan gives two runs"
         )
-
-
-def reexec_pinned() -> None:
-    """Replaces this process by one with pinned hashes, unless it has them."""
-    if sys.flags.hash_randomization:
-        environment = {**os.environ, "PYTHONHASHSEED": HASH_SEED}
-        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
 
 
 @contextmanager

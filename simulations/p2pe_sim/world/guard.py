@@ -9,6 +9,7 @@ No size, time or decision depends on it.
 
 from __future__ import annotations
 
+import _thread
 import os
 import random
 import secrets
@@ -23,6 +24,7 @@ from typing import Any, Final
 
 import nacl.bindings
 import nacl.utils
+import trio
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
@@ -31,13 +33,14 @@ _CLOCKS: Final = ("time", "time_ns", "monotonic", "monotonic_ns", "perf_counter"
 _RANDOM: Final = ("random", "randint", "randrange", "randbytes", "getrandbits", "choice", "choices", "shuffle",
                   "sample", "uniform", "gauss", "expovariate", "seed")  # fmt: skip
 _SECRETS: Final = ("token_bytes", "token_hex", "token_urlsafe", "randbelow", "randbits", "choice")
-_TRUSTED: Final = ("trio", "p2pe_sim", "threading", "_pytest", "pytest")
+_TRUSTED: Final = ("trio", "p2pe_sim")
+_PLUMBING: Final = ("socket", "random", "uuid", "secrets", "logging", "contextlib", "subprocess", "threading")
 _OURS: Final = ("p2pe", "p2pe_bootstrap", "libp2p", "multiaddr", "noise", "spake2", "structlog", "nacl")
+_MAY_OPEN: Final = ("trio._core._wakeup_socketpair", "p2pe_sim")  # trio itself wakes up by a pair of sockets
 _AUDITED: Final = {
     "socket.__new__": "a real socket",
     "socket.getaddrinfo": "a real name look-up",
     "socket.gethostbyname": "a real name look-up",
-    "_thread.start_new_thread": "a thread",
     "subprocess.Popen": "a process",
     "os.fork": "a process",
     "os.posix_spawn": "a process",
@@ -74,7 +77,7 @@ class _Guard:
             if not writes or not _is_ours(frame):
                 return
             raise self.escape(f"a real file for writing ({arguments[0]})", frame)
-        if not _is_trusted(frame):
+        if not _is_trusted(frame, allowed=_MAY_OPEN):
             raise self.escape(_AUDITED[event], frame)
 
 
@@ -109,6 +112,8 @@ def _replace_all() -> list[tuple[Any, str, Any]]:
         (secrets, _SECRETS, "unseeded entropy"),
         (os, ("urandom", "getrandom"), "unseeded entropy"),
         (uuid, ("uuid1", "uuid4"), "unseeded entropy"),
+        (_thread, ("start_new_thread",), "a thread"),
+        (trio.to_thread, ("run_sync",), "a thread"),
         (nacl.utils, ("random",), "unseeded entropy"),
         (nacl.bindings, ("randombytes",), "unseeded entropy"),
     ):
@@ -122,6 +127,9 @@ def _replace_all() -> list[tuple[Any, str, Any]]:
     for kind in (X25519PrivateKey, Ed25519PrivateKey):
         undo.append((kind, "generate", kind.__dict__["generate"]))
         kind.generate = _raising(kind.generate, f"unseeded entropy ({kind.__name__}.generate)")  # type: ignore[method-assign]
+    threading_module: Any = threading
+    undo.append((threading, "_start_new_thread", threading_module._start_new_thread))
+    threading_module._start_new_thread = _thread.start_new_thread
     for module in _our_modules():
         for name, value in list(vars(module).items()):
             known = replaced.get(id(value))
@@ -151,23 +159,25 @@ def _is_ours(frame: FrameType) -> bool:
     return str(frame.f_globals.get("__name__", "")).partition(".")[0] in _OURS
 
 
-def _is_trusted(frame: FrameType | None) -> bool:
-    """Whether the nearest code that isn't the standard library's plumbing is trio's or the simulator's."""
+def _is_trusted(frame: FrameType | None, allowed: tuple[str, ...] = _TRUSTED) -> bool:
+    """Whether the nearest code that isn't the standard library's plumbing is one that may."""
     while frame is not None:
         name = str(frame.f_globals.get("__name__", ""))
-        top = name.partition(".")[0]
-        if top in ("socket", "random", "uuid", "secrets", "logging", "contextlib"):
-            frame = frame.f_back
-            continue
-        return top in _TRUSTED
+        if name.partition(".")[0] not in _PLUMBING:
+            return name.startswith(allowed)
+        frame = frame.f_back
     return False
 
 
 def _where(frame: FrameType | None) -> str:
-    """The innermost place in our own code; else the caller."""
-    first = frame
+    """The innermost place in our own code; else the innermost outside the standard library."""
+    outside = None
     while frame is not None:
-        if _is_ours(frame) and not str(frame.f_globals.get("__name__")).startswith(("structlog", "nacl")):
-            return f"{frame.f_globals['__name__']}:{frame.f_lineno} ({frame.f_code.co_name})"
+        name = str(frame.f_globals.get("__name__", ""))
+        place = f"{name}:{frame.f_lineno} ({frame.f_code.co_name})"
+        if _is_ours(frame) and not name.startswith(("structlog", "nacl")):
+            return place
+        if outside is None and name.partition(".")[0] not in (*sys.stdlib_module_names, "trio", "outcome"):
+            outside = place
         frame = frame.f_back
-    return "?" if first is None else f"{first.f_globals.get('__name__')}:{first.f_lineno} ({first.f_code.co_name})"
+    return outside or "?"
