@@ -204,23 +204,27 @@ async def test_a_cancelled_caller_leaves_the_dial_to_the_others(autojump_clock: 
         assert len(with_patience) == 1 and len(net.dials) == 2
 
 
-async def test_a_caller_with_other_addresses_gets_its_own_try(autojump_clock: trio.testing.MockClock) -> None:
+async def test_a_caller_with_other_addresses_does_not_wait_for_a_race_that_is_on(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """The address that worked last is dead; a lookup brings a relay's: it is dialled at once."""
     net = ScriptedNet(delays={a(1): 3600})
     async with AsyncExitStack() as stack:
         dialer, listener = await two_hosts(stack, net, [a(2)])
-        results: list[object] = []
+        began = trio.current_time()
+        connected: list[float] = []
 
-        async def attempt(address: Address) -> None:
-            try:
-                results.append(await dialer.connect(PeerInfo(listener.peer_id, (address,))))
-            except Unreachable as error:
-                results.append(error)
+        async def attempt(*addresses: Address) -> None:
+            await dialer.connect(PeerInfo(listener.peer_id, addresses))
+            connected.append(trio.current_time() - began)
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(attempt, a(1))
             await trio.testing.wait_all_tasks_blocked()
-            nursery.start_soon(attempt, a(2))
-        assert isinstance(results[0], Unreachable) and not isinstance(results[1], Unreachable)
+            nursery.start_soon(attempt, a(1), a(2))
+        assert connected[0] < 1.0
+        assert len(connected) == 2  # the first caller takes the connection that came meanwhile
+        assert len(dialer.connections(listener.peer_id)) == 1
 
 
 async def test_a_registered_dialer_takes_circuit_addresses(autojump_clock: trio.testing.MockClock) -> None:

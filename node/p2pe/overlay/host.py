@@ -69,7 +69,7 @@ class OverlayHost:
         self._acceptor = Acceptor(world, key, limits, self.metrics)
         self._dialer = Dialer(world, key, limits)
         self._dialer.local_for = self._local_for
-        self._dials: dict[PeerId, _PendingDial] = {}
+        self._dials: dict[PeerId, list[_PendingDial]] = {}
         self._listeners: list[Listener] = []
         self._interfaces: tuple[Address, ...] = ()
         self._announced: dict[str, tuple[Address, ...]] = {}
@@ -173,24 +173,23 @@ class OverlayHost:
         self._dialer.circuit = dialer
 
     async def connect(self, peer: PeerInfo) -> HostConnection:
-        """A live connection, the best path first, or a new one. Calls for the same peer share one race.
-        Raises Unreachable."""
-        tried: tuple[PathAttempt, ...] = ()
-        addresses = tuple(dict.fromkeys(peer.addresses))
-        while True:
-            live = self._connections.best(peer.peer_id)
-            if live is not None:
-                return live
-            if peer.peer_id == self.peer_id:
-                raise Unreachable("that peer is this node itself")
-            pending = self._dials.get(peer.peer_id) or self._start_dial(peer.peer_id, addresses)
-            connection = await self._await_dial(pending, peer.peer_id)
-            if connection is not None:
-                return connection
-            tried += pending.attempts
-            addresses = tuple(a for a in addresses if a not in pending.addresses)
-            if not addresses:
-                raise Unreachable(str(pending.failure), tried)
+        """A live connection, the best path first, or a new one. No address of a peer is raced twice at a time: calls
+        for the same peer share the races. Raises Unreachable."""
+        live = self._connections.best(peer.peer_id)
+        if live is not None:
+            return live
+        if peer.peer_id == self.peer_id:
+            raise Unreachable("that peer is this node itself")
+        racing = list(self._dials.get(peer.peer_id, ()))
+        raced = {address for pending in racing for address in pending.addresses}
+        fresh = tuple(address for address in dict.fromkeys(peer.addresses) if address not in raced)
+        if fresh or not racing:  # addresses learnt while a race is on don't wait for its end
+            racing.append(self._start_dial(peer.peer_id, fresh))
+        connection = await self._first_of(racing, peer.peer_id) or self._connections.best(peer.peer_id)
+        if connection is not None:
+            return connection
+        tried = tuple(attempt for pending in racing for attempt in pending.attempts)
+        raise Unreachable(str(racing[-1].failure), tried)
 
     async def dial(self, peer: PeerInfo) -> HostConnection:
         """A new connection by racing all addresses, though there be one already. Raises Unreachable."""
@@ -266,9 +265,32 @@ class OverlayHost:
         return PathKind.PUNCHED if path is PathKind.DIRECT and ip_of(remote) in self._punched else path
 
     def _start_dial(self, peer_id: PeerId, addresses: tuple[Address, ...]) -> _PendingDial:
-        pending = self._dials[peer_id] = _PendingDial(addresses)
+        pending = _PendingDial(addresses)
+        self._dials.setdefault(peer_id, []).append(pending)
         self._nursery.start_soon(self._run_dial, peer_id, pending)
         return pending
+
+    async def _first_of(self, racing: Sequence[_PendingDial], peer_id: PeerId) -> HostConnection | None:
+        """The connection of the race that is won first; None when all are lost."""
+        won: list[HostConnection] = []
+
+        async def wait(pending: _PendingDial) -> None:
+            connection = await self._await_dial(pending, peer_id)
+            if connection is not None:
+                won.append(connection)
+                nursery.cancel_scope.cancel()
+
+        async with trio.open_nursery() as nursery:
+            for pending in racing:
+                nursery.start_soon(wait, pending)
+        return won[0] if won else None
+
+    def _forget_dial(self, peer_id: PeerId, pending: _PendingDial) -> None:
+        left = [each for each in self._dials.get(peer_id, ()) if each is not pending]
+        if left:
+            self._dials[peer_id] = left
+        else:
+            self._dials.pop(peer_id, None)
 
     async def _await_dial(self, pending: _PendingDial, peer_id: PeerId) -> HostConnection | None:
         """Waits for a shared dial; when the last one who waits is cancelled, so is the dial."""
@@ -279,8 +301,7 @@ class OverlayHost:
             pending.waiting -= 1
             if not pending.waiting and not pending.done.is_set():
                 pending.scope.cancel()
-                if self._dials.get(peer_id) is pending:
-                    del self._dials[peer_id]
+                self._forget_dial(peer_id, pending)
         return pending.connection
 
     async def _run_dial(self, peer_id: PeerId, pending: _PendingDial) -> None:
@@ -291,8 +312,7 @@ class OverlayHost:
         except Unreachable as failure:
             pending.failure, pending.attempts = failure, failure.attempts
         finally:
-            if self._dials.get(peer_id) is pending:
-                del self._dials[peer_id]
+            self._forget_dial(peer_id, pending)
             pending.done.set()
 
     async def _race(self, peer_id: PeerId, addresses: Sequence[Address]) -> tuple[Dialled, tuple[PathAttempt, ...]]:
