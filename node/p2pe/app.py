@@ -33,6 +33,7 @@ from p2pe.control.server import serve
 from p2pe.control.services import Services
 from p2pe.control.shapes import OverlayShape
 from p2pe.core.addresses import split_peer, with_peer
+from p2pe.core.advice import Own
 from p2pe.core.paths import RelayPolicy
 from p2pe.errors import StorageError, UsageError
 from p2pe.identity.keyfile import is_sealed
@@ -151,6 +152,7 @@ async def run_node(
                     now=world.clock.now,
                     overlay=lambda: _overlay(host, dht, reach),
                     directory=DhtView(dht),
+                    own_reach=lambda: _own_reach(dht, reach),
                     book=book,
                     pairing=pairing,
                     requests=requests,
@@ -212,6 +214,7 @@ def _overlay(host: OverlayHost, dht: Dht, reach: Reach) -> OverlayShape:
         "directory_peers": len(dht.peers()),
         "reachability": {
             "reachable": status.reachable.value,
+            "relay_policy": status.policy.value,
             "nat": status.nat.value,
             "port_kept": status.port_kept,
             "verified": list(status.verified),
@@ -219,6 +222,11 @@ def _overlay(host: OverlayHost, dht: Dht, reach: Reach) -> OverlayShape:
             "relays": [{"peer_id": str(peer), "address": address} for peer, address in status.relays],
         },
     }
+
+
+def _own_reach(dht: Dht, reach: Reach) -> Own:
+    status = reach.status()
+    return Own(status.policy, status.reachable, status.nat, len(status.relays), len(dht.peers()))
 
 
 def _servers(dht: Dht) -> tuple[str, ...]:

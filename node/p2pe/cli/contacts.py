@@ -353,6 +353,8 @@ def _print_why(answer: WhyAnswer) -> None:
     print(output.safe(answer["summary"]))
     if answer["waiting"]:
         print(f"{answer['waiting']} messages wait.")
+    for sentence in answer["advice"]:
+        print(sentence)
     if not answer["attempts"]:
         return
     print()

@@ -14,7 +14,7 @@ from p2pe.cli import output
 from p2pe.cli.options import HomeOption, JsonOption, client, home_of
 
 if TYPE_CHECKING:
-    from p2pe.control.shapes import StatusAnswer
+    from p2pe.control.shapes import LinkShape, ReachabilityShape, StatusAnswer
 
 PassphraseFileOption = Annotated[
     Path | None,
@@ -144,18 +144,59 @@ def _show_status(answer: StatusAnswer) -> None:
     waiting = f"{counts['queued']} queued, {counts['offered']} offered"
     if counts["held"]:
         waiting += f", {counts['held']} held for a changed identity"
+    connected = f"{counts['contacts']}, {counts['connected']} connected"
     output.fields(
         [
             ("node", f"p2pe {answer['version']}, process {answer['pid']}, up {output.duration(running)}"),
             ("home", answer["home"]),
             ("keys", "sealed" if answer["key_protection"] == "passphrase" else "not sealed (mode 0600)"),
             ("network", reach),
+            ("reached", _reached(overlay["reachability"])),
+            ("router", _router(overlay["reachability"])),
+            ("relays", _relays(overlay["reachability"])),
             ("listens", "\n".join(overlay["listen"]) or "nowhere"),
-            ("contacts", f"{counts['contacts']}, {counts['connected']} connected"),
+            ("contacts", "\n".join([connected, *map(_link, answer["links"])])),
             ("outbox", waiting),
             ("inbox", f"{counts['unread']} unread"),
         ]
     )
+
+
+def _reached(reach: ReachabilityShape) -> str:
+    if reach["relay_policy"] == "only":
+        return "through relays only, as you chose: contacts don't learn this machine's address"
+    match reach["reachable"]:
+        case "public":
+            return output.paint("directly", "green") + " at " + ", ".join(reach["verified"])
+        case "private":
+            return "not directly from outside: by hole punching, else through relays"
+        case _:
+            return "not known yet whether directly from outside"
+
+
+def _router(reach: ReachabilityShape) -> str:
+    port = {True: ", port number kept", False: ", port number changed", None: ""}[reach["port_kept"]]
+    match reach["nat"]:
+        case "none":
+            return "none in between"
+        case "endpoint-independent":
+            return f"one port for all destinations (can be punched){port}"
+        case "endpoint-dependent":
+            return output.paint("another port for each destination", "yellow") + " (symmetric: mostly relayed)"
+        case _:
+            return f"not known: needs two servers that say how they see us{port}"
+
+
+def _relays(reach: ReachabilityShape) -> str:
+    if reach["relay_policy"] == "never":
+        return "none, as you chose"
+    held = [f"{each['peer_id'][:8]}…{each['peer_id'][-6:]} at {each['address']}" for each in reach["relays"]]
+    return "\n".join(held) or ("none needed" if reach["reachable"] == "public" else "none")
+
+
+def _link(link: LinkShape) -> str:
+    trip = f", {output.duration(link['round_trip'])} round trip" if link["round_trip"] is not None else ""
+    return f"{output.safe(link['contact'])}: {link['path']}{trip}"
 
 
 COMMANDS: Final = {

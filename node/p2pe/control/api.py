@@ -81,6 +81,11 @@ def _node_router(services: Services) -> APIRouter:
                 "held": counts.get(MessageState.HELD_IDENTITY, 0),
                 "unread": await services.inbox.unread_count(),
             },
+            "links": [
+                shown
+                for each in people
+                if (shown := present.link(each, services.links.reachability(each.id))) is not None
+            ],
         }
         return JSONResponse(answer)
 
@@ -89,7 +94,8 @@ def _node_router(services: Services) -> APIRouter:
         person = await services.book.find(name)
         waiting = await services.outbox.waiting(person.id)
         return JSONResponse(present.why(person, services.links.reachability(person.id),
-                                        services.couriers.situation(person.id), waiting, services.now()))  # fmt: skip
+                                        services.couriers.situation(person.id), waiting, services.now(),
+                                        services.own_reach()))  # fmt: skip
 
     return routes
 

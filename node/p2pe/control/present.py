@@ -11,9 +11,11 @@ from p2pe.control.shapes import (
     DevicesAnswer,
     IncomingShape,
     InviteShape,
+    LinkShape,
     OutgoingShape,
     WhyAnswer,
 )
+from p2pe.core.advice import Own, advise
 from p2pe.core.delivery import Situation
 from p2pe.core.derive import safety_number
 from p2pe.identity.devices import DeviceList
@@ -116,8 +118,17 @@ _PATHS = {
 }
 
 
-def why(person: Contact, reach: ContactReachability, situation: Situation, waiting: int, now: Millis) -> WhyAnswer:
-    """How a contact is reached, or which step failed last. `waiting`: messages queued for it."""
+def link(person: Contact, reach: ContactReachability) -> LinkShape | None:
+    """None for a contact who isn't connected."""
+    if reach.path is None:
+        return None
+    return {"contact": person.name, "path": reach.path.value, "round_trip": reach.round_trip, "since": reach.since}
+
+
+def why(
+    person: Contact, reach: ContactReachability, situation: Situation, waiting: int, now: Millis, own: Own
+) -> WhyAnswer:
+    """How a contact is reached, or which step failed last, and what would help. `waiting`: messages queued for it."""
     next_try = situation.next_try_at or reach.next_try_at
     return {
         "contact": person.name,
@@ -128,6 +139,7 @@ def why(person: Contact, reach: ContactReachability, situation: Situation, waiti
         "next_try_at": None if reach.connected else next_try,
         "waiting": waiting,
         "summary": _summary(person, reach, situation, next_try, now),
+        "advice": list(advise(reach, own, blocked=person.blocked)),
         "attempts": [attempt(each) for each in reach.attempts],
     }
 

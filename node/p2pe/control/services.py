@@ -13,6 +13,7 @@ from p2pe.contacts.pairing import Pairing
 from p2pe.contacts.replacing import Replaced
 from p2pe.contacts.requests import Requests
 from p2pe.control.shapes import OverlayShape
+from p2pe.core.advice import Own
 from p2pe.messaging.courier import Couriers
 from p2pe.messaging.inbox import Inbox
 from p2pe.messaging.outbox import Outbox
@@ -40,6 +41,7 @@ class Services:
     now: Callable[[], Millis]
     overlay: Callable[[], OverlayShape]
     directory: DhtView
+    own_reach: Callable[[], Own]
     book: Book
     pairing: Pairing
     requests: Requests

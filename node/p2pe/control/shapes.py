@@ -182,6 +182,7 @@ class WhyAnswer(TypedDict):
     next_try_at: int | None
     waiting: int
     summary: str
+    advice: list[str]
     attempts: list[AttemptShape]
 
 
@@ -190,10 +191,20 @@ class RelayShape(TypedDict):
     address: str
 
 
+class LinkShape(TypedDict):
+    """How a connected contact is reached. `path`: lan, direct, punched or relayed."""
+
+    contact: str
+    path: str
+    round_trip: float | None
+    since: int | None
+
+
 class ReachabilityShape(TypedDict):
     """`reachable` public, private or unknown; `nat` none, endpoint-independent, endpoint-dependent or unknown."""
 
     reachable: str
+    relay_policy: str
     nat: str
     port_kept: bool | None
     verified: list[str]
@@ -290,3 +301,4 @@ class StatusAnswer(TypedDict):
     key_protection: str
     overlay: OverlayShape
     counts: CountsShape
+    links: list[LinkShape]

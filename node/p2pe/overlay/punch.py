@@ -18,7 +18,8 @@ import structlog
 import trio
 
 from p2pe import config
-from p2pe.core.addresses import is_public, path_of
+from p2pe.core.addresses import ip_of, is_public, path_of
+from p2pe.core.observed import NatKind
 from p2pe.core.punch import Initiator, Plan, PunchMessage, Responder, Said, gives_way, patience, worth_naming
 from p2pe.errors import RemoteError, Unreachable
 from p2pe.model import Address, PathAttempt, PathKind, PeerId
@@ -168,7 +169,18 @@ class Puncher:
     def _attempt(self, plan: Plan | None, outcome: str, started: float) -> PathAttempt:
         target = ", ".join(plan.addresses) if plan is not None else ""
         took = trio.current_time() - started
+        if outcome != "ok" and plan is not None:
+            outcome += self._excuse(plan)
         return PathAttempt(self._host.world.clock.now(), "punch", target, outcome, took)
+
+    def _excuse(self, plan: Plan) -> str:
+        """A router that gives each destination another port can't be foretold: ours, or theirs, which several servers
+        saw under several ports."""
+        observations = self._host.observations
+        if observations.nat_kind(self._host.listen_addresses(), trio.current_time()) is NatKind.DEPENDENT:
+            return "; NAT types: our router gives each destination another port"
+        seen = [ip_of(address) for address in plan.addresses]
+        return "; NAT types: their router gives each destination another port" if len(set(seen)) < len(seen) else ""
 
     async def _dial(self, peer: PeerId, plan: Plan) -> str:
         """Dials as planned until there is a direct connection, dialled or accepted, or the round is over. "ok", or what

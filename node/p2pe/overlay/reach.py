@@ -30,6 +30,7 @@ from p2pe.overlay.relay.client import RelayClient, open_relay_client
 class ReachStatus:
     """How strangers may reach this node: for `p2pe status`."""
 
+    policy: RelayPolicy
     reachable: Reachable
     nat: NatKind
     port_kept: bool | None  # whether the router keeps our port number; None: not seen
@@ -90,6 +91,7 @@ class Reach:
         status = self.reachability.status() if self.reachability is not None else None
         held = self.relay.held if self.relay is not None else ()
         return ReachStatus(
+            policy=self._policy,
             reachable=status.reachable if status is not None else Reachable.PRIVATE,
             nat=observations.nat_kind(own, now),
             port_kept=observations.port_kept(own, now),
