@@ -153,6 +153,15 @@ class Ledger:
         for message in [each for each, sent in self.sent.items() if sent.sender == person and not sent.delivered_at]:
             del self.sent[message]
 
+    def given_up(self, sender: str, recipient: str) -> None:
+        """The contact was removed, and with it all messages to and from it."""
+        for message, sent in list(self.sent.items()):
+            if sent.sender == sender and sent.recipient == recipient and sent.delivered_at is None:
+                del self.sent[message]
+                self._of(sender).states.pop(message, None)
+            elif sent.sender == recipient and sent.recipient == sender:
+                self._of(sender).durable.discard(message)
+
     def in_state(self) -> dict[str, int]:
         """How many messages are in each state now."""
         counts = dict.fromkeys(self._seen_states, 0)

@@ -8,12 +8,12 @@ from __future__ import annotations
 import ipaddress
 from typing import Any, Final
 
-from p2pe.config import RECORD_PAYLOAD_BYTES
+from p2pe.config import PUBLISH_COVER, RECORD_PAYLOAD_BYTES
 from p2pe.core.addresses import is_circuit
-from p2pe.core.derive import lookup_seed, pair_keys, record_aead_key
+from p2pe.core.derive import cover_rendezvous, day_of, is_lower, lookup_seed, pair_keys, record_aead_key
 from p2pe.core.records import open_addresses, public_key_of, record_key, seal_addresses
 from p2pe.errors import RemoteError
-from p2pe.model import Millis
+from p2pe.model import IdentityKey, Millis
 from p2pe.proto import records_pb2
 
 from p2pe_sim.invariants.findings import Findings
@@ -21,8 +21,45 @@ from p2pe_sim.world.machine import Machine
 from p2pe_sim.world.wire import Pipe
 
 _SERVER_PROTOCOLS: Final = ("/ipfs/", "/libp2p/", "/p2pe/kad/")
-_DAY: Final = 86_400_000
-PairSecret = tuple[str, int, bytes]  # (who publishes, its direction, the pair secret)
+
+
+class AddressBook:
+    """Which DHT keys are people's address records, and who can open them: all pair secrets there ever were in the
+    run, and the records for nobody that each identity publishes beside them."""
+
+    def __init__(self) -> None:
+        self._sources: dict[tuple[bytes, int], str] = {}  # (K_rendezvous, direction) -> who publishes
+        self._keys: dict[int, dict[bytes, tuple[str, bytes]]] = {}  # day -> DHT key -> (who, sealing key)
+
+    def learn_pair(self, owner: str, own: IdentityKey, peer: IdentityKey, secret: bytes) -> None:
+        self._learn(owner, pair_keys(secret).rendezvous, 0 if is_lower(own, peer) else 1)
+
+    def learn_cover(self, owner: str, secret: bytes) -> None:
+        for number in range(PUBLISH_COVER):
+            self._learn(owner, cover_rendezvous(secret, number), number % 2)
+
+    def _learn(self, owner: str, rendezvous: bytes, direction: int) -> None:
+        if (rendezvous, direction) not in self._sources:
+            self._sources[rendezvous, direction] = owner
+            for day, keys in self._keys.items():
+                self._add(keys, owner, rendezvous, direction, day)
+
+    def find(self, key: bytes, now: Millis) -> tuple[str, bytes] | None:
+        """(who publishes under `key`, the key that opens it)"""
+        for day in (day_of(now), day_of(now) + 1, day_of(now) - 1):
+            keys = self._keys.get(day)
+            if keys is None:
+                keys = self._keys[day] = {}
+                for (rendezvous, direction), owner in self._sources.items():
+                    self._add(keys, owner, rendezvous, direction, day)
+            if key in keys:
+                return keys[key]
+        return None
+
+    @staticmethod
+    def _add(keys: dict[bytes, tuple[str, bytes]], owner: str, rendezvous: bytes, direction: int, day: int) -> None:
+        name = record_key(public_key_of(lookup_seed(rendezvous, direction, day)), 0)
+        keys[name] = (owner, record_aead_key(rendezvous, direction, day))
 
 
 class Secrecy:
@@ -35,13 +72,14 @@ class Secrecy:
         people: dict[str, Machine],
         hidden: frozenset[str],
         *,
-        knows_all_pairs: bool,
+        knows_all_records: bool,
     ) -> None:
         self._findings = findings
         self._marker = marker
         self._people = people
         self._hidden = hidden
-        self._knows_all_pairs = knows_all_pairs  # else: invites and pairs of this run publish records too
+        self._knows_all_records = knows_all_records  # else: open invites have records too
+        self.book = AddressBook()
         self._told: set[tuple[str, ...]] = set()
         self._patterns: dict[bytes, str] = {}
         self.bytes_scanned = 0
@@ -95,13 +133,12 @@ class Secrecy:
             if not each.startswith(_SERVER_PROTOCOLS):
                 self._once("third-parties", f"{server} speaks {each}, which no bootstrap node needs", server)
 
-    def on_stored(self, server: str, key: bytes, raw: bytes, now: Millis, secrets: list[PairSecret]) -> None:
+    def on_stored(self, server: str, key: bytes, raw: bytes, now: Millis) -> None:
         """A DHT server has stored a record: it must be somebody's address record, sealed for a contact."""
-        found = self._owner(key, now, secrets)
-        if found is None and not self._knows_all_pairs:
-            return
+        found = self.book.find(key, now)
         if found is None:
-            self._once("third-parties", f"{server} keeps a record that is no contact's address record", server)
+            if self._knows_all_records:
+                self._once("third-parties", f"{server} keeps a record that is nobody's address record", server)
             return
         owner, aead_key = found
         record = records_pb2.SignedRecord.FromString(raw)
@@ -117,30 +154,10 @@ class Secrecy:
         if owner in self._hidden and not all(is_circuit(each) for each in info.addresses):
             self._once("address-hidden", f"{owner} publishes an address of its own", owner)
 
-    def _owner(self, key: bytes, now: Millis, secrets: list[PairSecret]) -> tuple[str, bytes] | None:
-        for owner, direction, secret in secrets:
-            rendezvous = pair_keys(secret).rendezvous
-            today = now // _DAY
-            for day in (today - 1, today, today + 1):
-                lookup = _cached(rendezvous, direction, day)
-                if lookup == key:
-                    return owner, record_aead_key(rendezvous, direction, day)
-        return None
-
     def _once(self, invariant: str, detail: str, *nodes: str) -> None:
         if (invariant, detail) not in self._told:
             self._told.add((invariant, detail))
             self._findings.add(invariant, detail, *nodes)
-
-
-_keys: dict[tuple[bytes, int, int], bytes] = {}
-
-
-def _cached(rendezvous: bytes, direction: int, day: int) -> bytes:
-    name = (rendezvous, direction, day)
-    if name not in _keys:
-        _keys[name] = record_key(public_key_of(lookup_seed(rendezvous, direction, day)), 0)
-    return _keys[name]
 
 
 def scan_opened(stream: Any, data: bytes, secrecy: Secrecy) -> None:

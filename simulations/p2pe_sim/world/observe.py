@@ -6,19 +6,38 @@ The names used here are private to storage/database.py; tests/world/test_canary.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import apsw
 from p2pe.core import codec
+from p2pe.model import IdentityKey
 from p2pe.storage.database import Database
 from p2pe.storage.migrations import Tx
 
 from p2pe_sim.invariants.messages import IncomingRow, OutgoingRow
 
-_TABLES = ("outgoing", "incoming")
+_TABLES = ("outgoing", "incoming", "contacts")
 _OUT = "SELECT c.name, o.body, o.state FROM outgoing o JOIN contacts c ON c.id = o.contact_id WHERE {} ORDER BY o.row"
 _IN = "SELECT c.name, i.body FROM incoming i JOIN contacts c ON c.id = i.contact_id WHERE {} ORDER BY i.row"
-OnCommit = Callable[[list[OutgoingRow], list[IncomingRow]], None]
+_CONTACTS = "SELECT name, identity_key, pair_secret, next_secret FROM contacts"
+
+
+class ContactRow(NamedTuple):
+    name: str
+    identity_key: IdentityKey
+    pair_secret: bytes
+    next_secret: bytes | None
+
+
+class Commit(NamedTuple):
+    """What one group commit wrote, or all there is after a start."""
+
+    outgoing: list[OutgoingRow]
+    incoming: list[IncomingRow]
+    contacts: list[ContactRow]
+
+
+OnCommit = Callable[[Commit], None]
 
 
 def message_of(text: str) -> str:
@@ -53,13 +72,26 @@ class Observer:
         self._hook()
         touched, self._touched = self._touched, {}
         if touched and self._hooked is not None:
-            outgoing = [row for (table, row) in touched if table == "outgoing"]
-            incoming = [r for (table, r), how in touched.items() if table == "incoming" and how == apsw.SQLITE_INSERT]
-            if outgoing or incoming:
-                self._on_commit(
-                    outgoing_rows(self._hooked, sorted(outgoing)), incoming_rows(self._hooked, sorted(incoming))
-                )
+            outgoing = sorted(row for table, row in touched if table == "outgoing")
+            fresh = sorted(
+                row for (table, row), how in touched.items() if table == "incoming" and how == apsw.SQLITE_INSERT
+            )
+            changed = sorted(row for table, row in touched if table == "contacts")
+            if outgoing or fresh or changed:
+                tx = self._hooked
+                commit = Commit(outgoing_rows(tx, outgoing), incoming_rows(tx, fresh), contact_rows(tx, changed))
+                self._on_commit(commit)
         return results
+
+
+def everything(tx: Tx) -> Commit:
+    return Commit(outgoing_rows(tx), incoming_rows(tx), contact_rows(tx))
+
+
+def contact_rows(tx: Tx, rows: list[int] | None = None) -> list[ContactRow]:
+    if rows is None:
+        return [ContactRow(*row) for row in tx.execute(_CONTACTS)]
+    return [ContactRow(*each) for row in rows for each in tx.execute(f"{_CONTACTS} WHERE id = ?", (row,))]
 
 
 def outgoing_rows(tx: Tx, rows: list[int] | None = None) -> list[OutgoingRow]:

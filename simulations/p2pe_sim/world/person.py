@@ -29,12 +29,11 @@ from p2pe.storage import contacts
 from p2pe.storage.database import Database, open_database
 
 from p2pe_sim import plan
-from p2pe_sim.invariants.messages import IncomingRow, OutgoingRow
 from p2pe_sim.world.clock import EPOCH, VirtualClock
 from p2pe_sim.world.disk import Disk, Mount
 from p2pe_sim.world.machine import Machine, ProcessNet
 from p2pe_sim.world.net import Internet
-from p2pe_sim.world.observe import Observer, incoming_rows, outgoing_rows
+from p2pe_sim.world.observe import Commit, Observer, everything
 from p2pe_sim.world.randomness import Randomness
 
 if TYPE_CHECKING:
@@ -244,12 +243,18 @@ def _open_observed(person: Person, process: Process, watch: Watch) -> OpenDataba
     @asynccontextmanager
     async def opened() -> AsyncIterator[Database]:
         async with open_database(DATABASE, None, None, vfs=process.mount.name, exclusive=True) as database:
-            everything = await database.read(lambda tx: (outgoing_rows(tx), incoming_rows(tx)))
-            watch.ledger.reopened(person.name, *everything)
+            held = await database.read(everything)
+            watch.secrecy.book.learn_cover(person.name, person.identity.k_msgid)
+            watch.ledger.reopened(person.name, held.outgoing, held.incoming)
+            for row in held.contacts:
+                watch.contact_changed(person, row)
 
-            def on_commit(outgoing: list[OutgoingRow], incoming: list[IncomingRow]) -> None:
+            def on_commit(commit: Commit) -> None:
                 if process.is_alive:
-                    watch.ledger.committed(person.name, outgoing, incoming, is_durable=person.disk.is_clean)
+                    is_durable = person.disk.is_clean
+                    watch.ledger.committed(person.name, commit.outgoing, commit.incoming, is_durable=is_durable)
+                    for row in commit.contacts:
+                        watch.contact_changed(person, row)
 
             Observer(database, on_commit)
             yield database

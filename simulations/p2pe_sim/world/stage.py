@@ -6,7 +6,9 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Final
 
 import trio
-from p2pe.errors import Conflict, LocalError, NotFound, P2peError, StorageError
+from p2pe.control.services import Services
+from p2pe.errors import LocalError, NotFound, P2peError, StorageError
+from p2pe.model import IdentityKey
 
 from p2pe_sim.invariants.findings import Findings
 from p2pe_sim.invariants.liveness import check_liveness
@@ -69,7 +71,9 @@ class Stage:
         machines = {name: person.machine for name, person in self.people.items()}
         watch.people = self.people
         pairs_later = any(each.at is not None for each in self.plan.friendships)
-        watch.secrecy = Secrecy(self.findings, self.marker.encode(), machines, hidden, knows_all_pairs=not pairs_later)
+        watch.secrecy = Secrecy(
+            self.findings, self.marker.encode(), machines, hidden, knows_all_records=not pairs_later
+        )
         internet.taps.on_bytes.append(watch.on_bytes)
         internet.taps.on_attempt.append(watch.secrecy.on_attempt)
         self._befriend()
@@ -83,7 +87,6 @@ class Stage:
                     friend = self.people[each.other if name == each.one else each.one]
                     secret = self.randomness.token("pair", *sorted((each.one, each.other)))
                     friends.append((friend.name, friend.identity.identity_key, secret))
-                    self.watch.learn_secret(person, secret, friend.identity.identity_key)
             if friends:
                 person.befriend(friends)
 
@@ -181,6 +184,18 @@ class Stage:
                 return
             await trio.sleep(RETRY_SECONDS)
 
+    async def _know_each_other(self, one: Person, other: Person) -> bool:
+        """Whether an earlier try did it, though its answer was lost. Contacts that were somebody's before they
+        installed anew are removed, and what waited for them with it."""
+        known = []
+        for here, there in ((one, other), (other, one)):
+            if here.services is None:
+                return False
+            known.append(await _forget(here.services, there.name, there.identity.identity_key))
+            if not known[-1]:
+                self.ledger.given_up(here.name, there.name)
+        return all(known)
+
     async def _pair(self, friendship: Friendship) -> None:
         """By a spoken code: one makes it, the other types it in a moment later, both again if something goes wrong."""
         one, other = self.people[friendship.one], self.people[friendship.other]
@@ -190,17 +205,29 @@ class Stage:
             ours, theirs = one.services, other.services
             if ours is not None and theirs is not None:
                 try:
+                    if await self._know_each_other(one, other):
+                        return
                     invite = await ours.pairing.create_invite("code", other.name)
                     await theirs.pairing.accept(invite.code or "", one.name)
                     self.watch.count("paired")
                     self.log.add("paired", node=one.name, peer=other.name)
                     return
-                except Conflict:
-                    return  # they know each other: the answer to an earlier try was lost
                 except P2peError as problem:
                     self.log.add("pairing_failed", node=one.name, peer=other.name, problem=type(problem).__name__)
                     self.watch.count("pairings_failed")
             await trio.sleep(RETRY_SECONDS)
+
+
+async def _forget(services: Services, name: str, current: IdentityKey) -> bool:
+    """Removes the contact of that name unless it has this identity; True when it has."""
+    try:
+        known = await services.book.find(name)
+    except NotFound:
+        return False
+    if known.identity_key == current:
+        return True
+    await services.book.remove(name)
+    return False
 
 
 def _partial(act: Callable[..., Awaitable[None]], *arguments: object) -> Callable[[], Awaitable[None]]:

@@ -8,15 +8,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 import trio
-from p2pe.core.derive import is_lower
-from p2pe.model import IdentityKey
 from p2pe.overlay.noise import SecureStream
 from p2pe.ports import Link
 
 from p2pe_sim.invariants.findings import Findings
 from p2pe_sim.invariants.messages import Ledger
-from p2pe_sim.invariants.secrecy import PairSecret, Secrecy, scan_opened
+from p2pe_sim.invariants.secrecy import Secrecy, scan_opened
 from p2pe_sim.world.log import EventLog
+from p2pe_sim.world.observe import ContactRow
 from p2pe_sim.world.wire import Pipe
 
 if TYPE_CHECKING:
@@ -40,7 +39,6 @@ class Watch:
         self.counts: dict[str, int] = {}
         self.series: dict[str, list[tuple[float, float]]] = {}
         self._links: dict[str, int] = {}  # path -> live links, counted at both ends
-        self._secrets: list[PairSecret] = []
 
     def count(self, name: str, by: int = 1) -> None:
         self.counts[name] = self.counts.get(name, 0) + by
@@ -63,14 +61,15 @@ class Watch:
         def observed(key: bytes, raw: bytes, **options: Any) -> None:
             put(key, raw, **options)
             self.count("records_stored")
-            self.secrecy.on_stored(server.name, key, raw, server.clock.now(), self._secrets)
+            self.secrecy.on_stored(server.name, key, raw, server.clock.now())
 
         store.put = observed
 
-    def learn_secret(self, person: Person, secret: bytes, peer: IdentityKey) -> None:
-        """Whoever knows a pair's secret can tell its address records from anything else."""
-        direction = 0 if is_lower(person.identity.identity_key, peer) else 1
-        self._secrets.append((person.name, direction, secret))
+    def contact_changed(self, person: Person, row: ContactRow) -> None:
+        """Whoever knows a pair's secrets can tell its address records from anything else."""
+        for secret in filter(None, (row.pair_secret, row.next_secret)):
+            own = person.identity.identity_key
+            self.secrecy.book.learn_pair(person.name, own, row.identity_key, secret)
 
     # --- links ---
 
