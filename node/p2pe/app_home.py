@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from p2pe.core.addresses import host_port, split_peer
+from p2pe.core.addresses import host_port
 from p2pe.core.paths import RelayPolicy
 from p2pe.errors import StorageError, UsageError
 from p2pe.identity.devices import DeviceList, device_list, parse_device_key
@@ -25,6 +25,7 @@ from p2pe.identity.keyfile import is_sealed
 from p2pe.identity.keyring import create_identity, open_identity, revoke_devices
 from p2pe.identity.passphrase import existing_passphrase, new_passphrase, terminal
 from p2pe.model import Address
+from p2pe.overlay.bootstrap_addresses import check_bootstrap
 from p2pe.overlay.world import real_world
 
 DEFAULT_LISTEN: Final = (Address("/ip4/0.0.0.0/tcp/0"), Address("/ip6/::/tcp/0"))
@@ -109,11 +110,11 @@ def _listen_address(text: str) -> Address:
 
 def _bootstrap(text: str) -> str:
     try:
-        split_peer(text)
-    except ValueError as error:
+        check_bootstrap(text)
+    except UsageError:
         raise UsageError(
-            f"{text!r} isn't a bootstrap address ({error}): write it as `p2pe-bootstrap run` prints it, "
-            "like /ip4/192.0.2.1/tcp/4001/p2p/12D3Koo…"
+            f"{text!r} isn't a bootstrap address: write it as `p2pe-bootstrap run` prints it, like "
+            "/ip4/192.0.2.1/tcp/4001/p2p/12D3Koo…, or /dnsaddr/NAME for all that a name lists"
         ) from None
     return text
 

@@ -280,3 +280,66 @@ async def test_no_server_isnt_the_same_as_no_invite(setup: Setup, autojump_clock
     setup.directory.is_down = True
     with pytest.raises(Unreachable):
         await records.find(b"L" * 32)
+
+
+# --- what storers can count ---
+
+
+def covered(setup: Setup) -> Publisher:
+    """Another publisher of the same contacts, with cover."""
+    return Publisher(
+        setup.world, setup.directory, setup.roster, own=lambda: HERE, is_linked=lambda _: False, cover=b"c" * 32
+    )
+
+
+@pytest.mark.parametrize(("contacts_now", "records"), [(1, 16), (5, 16), (16, 16), (17, 32)])
+async def test_the_first_publication_tells_a_storer_only_a_multiple_of_sixteen(
+    setup: Setup, autojump_clock: Jump, contacts_now: int, records: int
+) -> None:
+    """And a restart publishes under the same keys again: records for nobody come back as the others do."""
+    setup.own = replace(HERE, addresses=())  # the one without cover publishes nothing
+    for number in range(contacts_now):
+        await setup.add(number)
+    setup.directory.records.clear()
+    with trio.move_on_after(5):
+        await covered(setup).run()
+    keys = set(setup.directory.records)
+    assert len(keys) == records
+    assert len({len(raw) for raw in setup.directory.records.values()}) == 1
+    setup.directory.records.clear()
+    with trio.move_on_after(5):
+        await covered(setup).run()
+    assert set(setup.directory.records) == keys
+
+
+async def test_contacts_and_nobodies_are_published_in_one_random_order(setup: Setup, autojump_clock: Jump) -> None:
+    setup.own = replace(HERE, addresses=())
+    for number in range(8):
+        await setup.add(number)
+    orders = set()
+    for _ in range(4):
+        setup.directory.records.clear()
+        with trio.move_on_after(5):
+            await covered(setup).run()
+        day = day_of(setup.clock.now())
+        seeds = [lookup_seed(pair_keys(secret(number)).rendezvous, 0, day) for number in range(8)]
+        real = {record_key(public_key_of(seed), 0) for seed in seeds}
+        order = tuple(key in real for key in setup.directory.records)
+        assert sum(order) == 8 and len(order) == 16
+        orders.add(order)
+    assert len(orders) > 1
+
+
+async def test_refreshes_follow_the_directory_and_records_outlive_two_of_them(
+    setup: Setup, autojump_clock: Jump
+) -> None:
+    """Where servers stay, a record is stored every eight hours; it never lapses, midnights included."""
+    setup.directory.refresh = 8 * 3600.0
+    for number in range(5):
+        await setup.add(number)
+    await trio.sleep(5)
+    before = setup.directory.published
+    for _ in range(48):
+        await trio.sleep(3600)
+        assert all(setup.published(number) == HERE for number in range(5))
+    assert setup.directory.published - before <= 5 * 2 * 6  # three a day and those for tomorrow; hourly would be 240

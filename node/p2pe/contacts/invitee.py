@@ -65,7 +65,12 @@ class Invitee:
             await self.database.write(lambda tx: invites.spend_own_guess(tx, code.locator, day, now))
 
         peers = await self._find_code(code)
-        return await self._try_each(peers, name, lambda on: self._by_code(on, code, spend))
+        try:
+            return await self._try_each(peers, name, lambda on: self._by_code(on, code, spend))
+        except (WrongCode, InviteExpired, Unreachable) as problem:
+            if len(peers) < 2:
+                raise
+            raise type(problem)(f"{problem}. {_crowded(len(peers))}") from problem
 
     async def accept_link(self, link: Link, name: str | None) -> Contact:
         """As `accept_code`; a link can't be guessed, so no guesses are counted."""
@@ -98,7 +103,7 @@ class Invitee:
         if not others:
             raise InviteNotFound(
                 "no such invite is published: check the number and the first word, and that it isn't "
-                "older than ten minutes"
+                "older than ten minutes. If all that is right, ask for the link of the same invite"
             )
         problem: PairingError | Unreachable | None = None
         for peer in others:
@@ -224,6 +229,14 @@ class Invitee:
                 "and everything else stays as it was"
             )
         return contact
+
+
+def _crowded(publishers: int) -> str:
+    """Anybody can publish under a code's number and first word; nobody can under a link's secret."""
+    return (
+        f"{publishers} nodes publish under this number and first word, and none of those tried was the right one: "
+        "if the code is right, somebody is crowding it out; ask for the link of the same invite"
+    )
 
 
 def _established(handshake: DialerHandshake) -> Established:
