@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 SOURCES := node bootstrap simulations tests benchmarks
 
-.PHONY: demo test check fmt bench natlab fuzz proto proto-check lock clean install
+.PHONY: demo test check fmt bench bench-dht natlab fuzz proto proto-check lock clean install
 
 install: $(STAMP)
 
@@ -36,6 +36,10 @@ fmt: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks.run
+
+bench-dht: $(STAMP)
+	$(BIN)/python -m p2pe_sim.dht.sockets --nodes 100
+	$(BIN)/p2pe-sim dht --nodes 10000 --hours 1
 
 natlab: $(STAMP)
 	$(BIN)/python -m p2pe_sim.natlab.matrix

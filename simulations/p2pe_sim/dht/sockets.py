@@ -14,8 +14,10 @@ import os
 import random
 import sys
 import time
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from statistics import median
 from typing import TYPE_CHECKING
 
@@ -85,7 +87,13 @@ async def _serve(bootstrap: tuple[str, ...], task_status: TaskStatus[Server] = t
             await trio.sleep_forever()
 
 
-async def measure(nodes: int, *, kill: float = 0.3, lookups: int = 100, seed: int = 1) -> Measured:
+def silent(_: str) -> None:
+    """Says nothing of the progress."""
+
+
+async def measure(
+    nodes: int, *, kill: float = 0.3, lookups: int = 100, seed: int = 1, tell: Callable[[str], None] = silent
+) -> Measured:
     """Runs the whole course once."""
     chosen = random.Random(seed)
     result = Measured(nodes)
@@ -94,7 +102,9 @@ async def measure(nodes: int, *, kill: float = 0.3, lookups: int = 100, seed: in
         servers = await _join_all(nursery, nodes)
         result.join_seconds = round(time.monotonic() - began, 1)
         result.join_cpu_seconds = round(time.process_time() - cpu, 1)
+        tell(f"{nodes} servers joined in {result.join_seconds} s")
         counts = await _rest(servers)
+        tell(f"at rest: at most {max(counts)} connections a server")
         result.most_connections_at_rest = max(counts)
         result.mean_connections_at_rest = round(sum(counts) / len(counts), 1)
         right, seconds = await _look_up(servers, lookups, chosen, result)
@@ -103,11 +113,13 @@ async def measure(nodes: int, *, kill: float = 0.3, lookups: int = 100, seed: in
         for server in dying:
             server.kill()
         result.killed = len(dying)
+        tell(f"{len(dying)} killed")
         living = [server for server in servers if server not in dying]
         result.dead_in_answers_before_refresh = _dead_in_answers(living, chosen)
         _, seconds = await _look_up(living, lookups // 4, chosen, result)
         result.longest_lookup_after_kill = round(max(seconds), 2)
         await _refresh(living)
+        tell("refreshed")
         result.dead_in_answers_after_refresh = _dead_in_answers(living, chosen)
         result.lookups_right_after_refresh, seconds = await _look_up(living, lookups, chosen, result)
         result.longest_lookup_after_kill = max(result.longest_lookup_after_kill, round(max(seconds), 2))
@@ -203,7 +215,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
     set_up_logging("error")
-    found = trio.run(lambda: measure(options.nodes, seed=options.seed))
+    found = trio.run(lambda: measure(options.nodes, seed=options.seed, tell=partial(print, file=sys.stderr)))
     goals = {
         "join_seconds": found.join_seconds <= 60,
         "most_connections_at_rest": found.most_connections_at_rest <= 24,

@@ -1,0 +1,23 @@
+"""Many servers in one process on real sockets: right answers, few connections, and a third of them killed.
+
+How long it takes, and a hundred of them, is `make bench-dht`'s business.
+"""
+
+from __future__ import annotations
+
+import pytest
+from p2pe_sim.dht.sockets import measure
+
+NODES = 40
+
+
+@pytest.mark.slow
+async def test_lookups_are_right_before_and_after_a_third_dies() -> None:
+    found = await measure(NODES, lookups=60)
+    assert found.failed_lookups == 0, found.problems
+    assert found.lookups_right == 1.0
+    assert found.most_connections_at_rest <= 24
+    assert found.killed == 12
+    assert found.dead_in_answers_before_refresh > 0.05  # the killing had an effect
+    assert found.dead_in_answers_after_refresh <= 0.01
+    assert found.lookups_right_after_refresh == 1.0
