@@ -117,6 +117,9 @@ class Lives:
         self.resent: set[str] = set()  # texts that a person let go late: their place isn't that of their number
         self.last: list[dict[bytes, str]] = [{}, {}]
         self.lost = [False, False]  # their disk has forgotten messages that were receipted
+        self.erased: set[str] = set()  # texts deleted before they left, whatever a backup says
+        self.buried: list[set[str]] = [set(), set()]  # texts of which the other side has confirmed that they're gone
+        self.reasons: dict[bytes, str] = {}  # seen last
         self.nursery: trio.Nursery
         self._befriend()
 
@@ -216,6 +219,8 @@ class Lives:
             chosen = sent[-1 - which % len(sent)]
             after = await services.outbox.retract(chosen.id)
             assert after.content.text == "" and after.state.value == "retracted"
+            if "before it had left" in after.reason:
+                self.erased.add(self.text_of[chosen.id])
 
     async def edit(self, index: int, which: int) -> None:
         services = self.services(index)
@@ -258,8 +263,7 @@ class Lives:
         person.disk.load(DATABASE, backup)
         fresh = StreamId(self.randomness.token("stream", index, self.count, person.starts)[:16])
         self.on_disk(index, lambda tx: mark_restored(tx, fresh, person.clock.now(), hold=True))
-        self.lost[index] = True
-        self.last[index].clear()
+        self.forgets(index)
         await self.start(index)
         services = self.services(index)
         if resend and services is not None and await self.knows(index):
@@ -284,8 +288,13 @@ class Lives:
             person = await services.book.find(NAMES[1 - index])
             await services.book.remove(NAMES[1 - index])
             services.couriers.contact_changed(person.id)
-            self.lost[index] = True
-            self.last[index].clear()
+            self.forgets(index)
+
+    def forgets(self, index: int) -> None:
+        """What this one's database knew isn't sure any more."""
+        self.lost[index] = True
+        self.last[index].clear()
+        self.buried[1 - index].clear()
 
     async def meet(self, index: int, _: int) -> None:
         """They pair again, by a link, if one of them has forgotten the other."""
@@ -318,9 +327,14 @@ class Lives:
             assert len(shown) == len(set(shown)), f"doubled: {shown}"
             in_place = [text for text in shown if text not in self.resent]
             assert in_place == sorted(in_place), f"out of order: {shown}"
+            assert not (self.erased - self.resent) & set(shown), f"deleted before it left, and there: {shown}"
+            assert not self.buried[index] & set(shown), f"taken back, confirmed, and there again: {shown}"
             here = {bytes(each) for (each,) in await self.rows(1 - index, "SELECT id FROM incoming")}
-            for identifier, state in await self.rows(index, "SELECT id, state FROM outgoing"):
+            for identifier, state, reason in await self.rows(index, "SELECT id, state, reason FROM outgoing"):
                 identifier = bytes(identifier)
+                if reason == "retracted_there" != self.reasons.get(identifier):
+                    self.buried[index].add(self.text_of[identifier])
+                self.reasons[identifier] = reason
                 before = self.last[index].get(identifier, "queued")
                 if "held" not in state and "held" not in before:
                     assert RANK[before] <= RANK[state], f"{before} -> {state}"
@@ -388,13 +402,18 @@ def play(life: Life) -> Counter[tuple[bytes, bytes]]:
     return used
 
 
+FOUND_AGAIN: Life = [("send", 0, 1), ("send", 1, 1), ("wait", 90, 0), ("wait", 90, 0)]  # it takes a look or two
 OLD_BACKUP_OF_A_SENDER: Life = [
     *(("crash", 1, 0), ("send", 0, 2), ("backup", 0, 0), ("retract", 0, 0), ("start", 1, 0), ("wait", 60, 0)),
-    *(("restore", 0, 0), ("send", 0, 1), ("wait", 90, 0), ("retract", 0, 1)),
+    *(("restore", 0, 0), *FOUND_AGAIN),
 ]
 OLD_BACKUP_OF_A_READER: Life = [
     *(("send", 0, 2), ("wait", 10, 0), ("backup", 1, 0), ("retract", 0, 0), ("wait", 60, 0), ("restore", 1, 0)),
     *(("send", 0, 1), ("wait", 90, 0)),
+]
+TOMBSTONE_AND_OLD_BACKUPS: Life = [
+    *(("backup", 1, 0), ("crash", 1, 0), ("send", 0, 1), ("backup", 0, 0), ("start", 1, 0), ("wait", 60, 0)),
+    *(("restore", 1, 0), *FOUND_AGAIN, ("retract", 0, 1), ("wait", 60, 0), ("restore", 0, 1), *FOUND_AGAIN),
 ]
 BOTH_RESTORED: Life = [
     *(("send", 0, 2), ("backup", 0, 0), ("backup", 1, 0), ("wait", 90, 0), ("send", 1, 2), ("wait", 10, 0)),
@@ -412,6 +431,7 @@ CRASHES: Life = [("send", 0, 3), ("crash", 0, 1), ("start", 0, 0), ("crash", 1, 
 @given(lives)
 @example(OLD_BACKUP_OF_A_SENDER)
 @example(OLD_BACKUP_OF_A_READER)
+@example(TOMBSTONE_AND_OLD_BACKUPS)
 @example(BOTH_RESTORED)
 @example(FORGOTTEN_AND_MET)
 @example(BLOCKED_THEN_NOT)
