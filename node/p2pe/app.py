@@ -52,6 +52,7 @@ from p2pe.overlay.dht_view import DhtView
 from p2pe.overlay.host import OverlayHost, open_host
 from p2pe.overlay.hostkey import HostKey
 from p2pe.overlay.netwatch import watch_network
+from p2pe.overlay.portmap import PortMapper
 from p2pe.overlay.reach import Reach, open_reach
 from p2pe.overlay.world import real_world
 from p2pe.ports import World
@@ -170,6 +171,8 @@ async def run_node(
                 await nursery.start(supervise, "requests", requests.run)
                 await nursery.start(supervise, "recovery", recovery.run)
                 await nursery.start(supervise, "network", partial(watch_network, host))
+                if world.lan and settings.lan and settings.relay is not RelayPolicy.ONLY:
+                    await nursery.start(supervise, "port mapping", PortMapper(host).run)
                 await nursery.start(supervise, "rotation", rotator.run)
                 nursery.start_soon(_keep_peers, database, world, dht)
                 if control:

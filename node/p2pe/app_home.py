@@ -5,6 +5,7 @@ Settings come from, in this order: options, environment, `config.toml` in the ho
     listen = ["/ip4/0.0.0.0/tcp/4001"]
     bootstrap = ["/ip4/192.0.2.1/tcp/4001/p2p/12D3Koo..."]
     relay = "fallback"
+    lan = true
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ class Settings:
     listen: tuple[Address, ...] = ()
     bootstrap: tuple[str, ...] = ()  # multiaddrs with /p2p
     relay: RelayPolicy = RelayPolicy.FALLBACK
+    lan: bool = True  # ask the router for a port, and look for contacts on the local network
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +100,7 @@ def settings_for(
         listen=tuple(_listen_address(each) for each in listen or _texts(stored, "listen")),
         bootstrap=tuple(_bootstrap(each) for each in bootstrap or from_environment or _texts(stored, "bootstrap")),
         relay=RelayPolicy(chosen_relay),
+        lan=_truth(stored, "lan", default=True),
     )
 
 
@@ -129,9 +132,9 @@ def _read_config(path: Path) -> dict[str, Any]:
         raise StorageError(f"can't read {path}: {error.strerror or error}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} isn't TOML: {error}") from None
-    unknown = sorted(set(found) - {"listen", "bootstrap", "relay"})
+    unknown = sorted(set(found) - {"listen", "bootstrap", "relay", "lan"})
     if unknown:
-        raise UsageError(f"{path} has {unknown[0]!r}, which means nothing here; listen, bootstrap and relay do")
+        raise UsageError(f"{path} has {unknown[0]!r}, which means nothing here; listen, bootstrap, relay and lan do")
     return found
 
 
@@ -146,4 +149,11 @@ def _text(stored: Mapping[str, Any], name: str) -> str | None:
     value = stored.get(name)
     if value is not None and not isinstance(value, str):
         raise UsageError(f"{name} in {CONFIG_NAME} must be a text")
+    return value
+
+
+def _truth(stored: Mapping[str, Any], name: str, *, default: bool) -> bool:
+    value = stored.get(name, default)
+    if not isinstance(value, bool):
+        raise UsageError(f"{name} in {CONFIG_NAME} must be true or false")
     return value

@@ -97,6 +97,7 @@ class World:
     entropy: Entropy
     net: Net
     threads: Threads
+    lan: bool = False  # whether there are a router to ask and neighbours to hear: a machine's real network
 
 
 class Stream(Protocol):

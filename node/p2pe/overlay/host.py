@@ -106,9 +106,13 @@ class OverlayHost:
 
     def addresses_without(self, *tags: str) -> tuple[Address, ...]:
         """`listen_addresses` but for what was announced under these tags."""
-        own = [a for listener in self._listeners for a in expand(listener.address, self._interfaces)]
+        own = self.own_addresses()
         announced = [a for tag in sorted(self._announced) if tag not in tags for a in self._announced[tag]]
         return tuple(dict.fromkeys([*own, *announced]))
+
+    def own_addresses(self) -> tuple[Address, ...]:
+        """Where our sockets listen, wildcards expanded to the interfaces' addresses; nothing that was announced."""
+        return tuple(a for listener in self._listeners for a in expand(listener.address, self._interfaces))
 
     def bound_addresses(self) -> tuple[Address, ...]:
         """What the sockets are bound to, wildcards as they are: the `local` of a hole-punching dial."""

@@ -28,4 +28,4 @@ async def in_thread(work: Callable[[], T], /) -> T:
 
 def real_world() -> World:
     """Production's World. There is no other way to get one outside p2pe_sim."""
-    return World(clock=RealClock(), entropy=os.urandom, net=RealNet(), threads=in_thread)
+    return World(clock=RealClock(), entropy=os.urandom, net=RealNet(), threads=in_thread, lan=True)
