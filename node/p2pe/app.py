@@ -21,6 +21,7 @@ import trio
 
 from p2pe.app_home import DEFAULT_LISTEN, SEALED, UNSEALED, Settings
 from p2pe.config import PEERS_SAVE_SECONDS, RESTART_FIRST_SECONDS, RESTART_MAX_SECONDS
+from p2pe.connectivity.nearby import Nearby
 from p2pe.connectivity.service import open_links
 from p2pe.contacts.book import Book
 from p2pe.contacts.devices import Devices
@@ -172,7 +173,9 @@ async def run_node(
                 await nursery.start(supervise, "recovery", recovery.run)
                 await nursery.start(supervise, "network", partial(watch_network, host))
                 if world.lan and settings.lan and settings.relay is not RelayPolicy.ONLY:
+                    nearby = Nearby(world, host, connectivity.roster, connectivity.links)
                     await nursery.start(supervise, "port mapping", PortMapper(host).run)
+                    await nursery.start(supervise, "local network", nearby.run)
                 await nursery.start(supervise, "rotation", rotator.run)
                 nursery.start_soon(_keep_peers, database, world, dht)
                 if control:

@@ -295,9 +295,17 @@ class LinkRegistry:
         await session.wait_renewal_due()
         await self._replace(session, session.connection)
 
+    async def meet(self, contact_id: ContactId, connection: Connection) -> None:
+        """The contact was found at the other end of this connection: a link over it, unless there is one as good."""
+        session = self._open(contact_id)
+        if session is None or is_better(connection.path, session.path):
+            await self._open_over(contact_id, connection)
+
     async def _replace(self, session: Session, connection: Connection) -> None:
         """A fresh session beside `session`, over `connection`. A failure leaves things as they are."""
-        contact_id = session.contact_id
+        await self._open_over(session.contact_id, connection)
+
+    async def _open_over(self, contact_id: ContactId, connection: Connection) -> None:
         known = self._roster.get(contact_id)
         if known is None or known.blocked or contact_id in self._renewing or self._is_stopping:
             return

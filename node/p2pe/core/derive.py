@@ -17,6 +17,8 @@ from p2pe.model import IdentityKey, MessageId, Millis, PeerId, ReceiptStatus
 KEY_BYTES: Final = 32
 NONCE_BYTES: Final = 16  # of a message id, of a hello
 TAG_BYTES: Final = 16
+LAN_TAG_BYTES: Final = 8
+LAN_KEY_BYTES: Final = 32  # an Ed25519 public key
 MILLIS_PER_DAY: Final = 86_400_000
 SAFETY_GROUPS: Final = 12  # groups of five digits: 60 digits, 199 bits
 
@@ -196,6 +198,19 @@ def cover_rendezvous(secret: bytes, number: int) -> bytes:
 def record_aead_key(k_rendezvous: bytes, direction: int, day: int) -> bytes:
     """Key that seals the addresses in that record: storers can read the lookup key, never this one."""
     return hkdf(k_rendezvous, b"p2pe/1 record" + bytes((direction,)) + day.to_bytes(4, "big"))
+
+
+def lan_key(k_rendezvous: bytes, direction: int, day: int) -> bytes:
+    """What one side of a pair makes its entries in announcements on a local network from, on `day`. Direction as in
+    `lookup_seed`."""
+    return hkdf(k_rendezvous, b"p2pe/1 lan" + bytes((direction,)) + day.to_bytes(4, "big"))
+
+
+def lan_entry(key: bytes, nonce: bytes) -> tuple[bytes, bytes]:
+    """Tag, and pad over the transport key, of an entry in the announcement with that nonce. Each nonce gives others:
+    who lacks the key can't link two announcements, nor tell an entry from random bytes."""
+    made = hkdf(key, b"p2pe/1 lan entry", salt=nonce, length=LAN_TAG_BYTES + LAN_KEY_BYTES)
+    return made[:LAN_TAG_BYTES], made[LAN_TAG_BYTES:]
 
 
 def safety_number(one: IdentityKey, other: IdentityKey) -> str:
