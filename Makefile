@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 SOURCES := node bootstrap simulations tests benchmarks
 
-.PHONY: demo test check fmt bench bench-dht natlab fuzz proto proto-check lock clean install
+.PHONY: demo test check fmt bench bench-dht natlab fuzz interop-go proto proto-check lock clean install
 
 install: $(STAMP)
 
@@ -43,6 +43,9 @@ bench-dht: $(STAMP)
 
 natlab: $(STAMP)
 	$(BIN)/python -m p2pe_sim.natlab.matrix
+
+interop-go: $(STAMP)
+	P2PE_INTEROP_GO=1 $(BIN)/python -m pytest tests/interop/test_go.py -rs
 
 FUZZ_INPUTS ?= 200000
 fuzz: $(STAMP)

