@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from p2pe_sim.plan import INSTANT, Plan
 from p2pe_sim.report.svg import clock, duration
-from p2pe_sim.scenario import Check, FaultRule, Nodes, Range, Scenario
+from p2pe_sim.scenario import Check, FaultRule, Links, Nodes, Range, Scenario
 
 
 def spread(bounds: Range, unit: str = "") -> str:
@@ -40,11 +40,7 @@ def explained(scenario: Scenario) -> list[str]:
         return [*lines, *_check(scenario.check)]
     lines.append(f"  {clock(scenario.duration)} of virtual time, the last {clock(scenario.settle)} of it quiet")
     lines += [f"  {_group(group)}" for group in scenario.nodes]
-    links = scenario.links
-    lines.append(
-        f"  links: {spread(links.latency, 's')} one way, {spread(links.bandwidth, 'B')}/s, "
-        f"{spread(links.loss)} lost, clocks wrong by {spread(links.clock_skew, ' s')}"
-    )
+    lines.append(f"  links: {_links(scenario.links)}")
     pairing = (
         "before the world begins"
         if scenario.friends.pairing == "before"
@@ -65,6 +61,13 @@ def explained(scenario: Scenario) -> list[str]:
     return [*lines, *_check(scenario.check)]
 
 
+def _links(links: Links) -> str:
+    return (
+        f"{spread(links.latency, 's')} one way, {spread(links.bandwidth, 'B')}/s, {spread(links.loss)} lost, "
+        f"clocks wrong by {spread(links.clock_skew, ' s')}"
+    )
+
+
 def _group(group: Nodes) -> str:
     total = sum(group.nat.values())
     nats = ", ".join(f"{share / total:.0%} {nat.value}" for nat, share in group.nat.items() if share)
@@ -75,6 +78,8 @@ def _group(group: Nodes) -> str:
         parts.append(f"relay policy {group.relay.value}")
     if group.starts.high:
         parts.append(f"started at {spread(group.starts, 's')}")
+    if group.links is not None:
+        parts.append(f"links of their own: {_links(group.links)}")
     return ", ".join(parts)
 
 

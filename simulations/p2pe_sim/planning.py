@@ -7,7 +7,7 @@ a node or loses a fault keeps the rest of its worlds as they were.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from random import Random
 from typing import Final, TypeVar
@@ -33,6 +33,8 @@ _Drawn = tuple[FaultKind, float, float, tuple[str, ...], dict[str, float]]  # a 
 DOWN: Final = frozenset({FaultKind.STOP, FaultKind.CRASH, FaultKind.CRASH_NO_FLUSH, FaultKind.REINSTALL})
 """Kinds in which the target's node isn't running from `at` to `until`."""
 UP_AT_LEAST: Final = 5.0  # seconds a node runs between two of its falls, so that each of them is one
+
+SETTLED: Final = 20.0  # seconds after which a node that started has connections that a fault can strike
 
 
 def stream(scenario: str, seed: int, *names: object) -> Random:
@@ -108,7 +110,7 @@ class _Planner:
         return self.scenario.duration - self.scenario.settle
 
     def _node(self, group: Nodes, name: str) -> Node:
-        random, links = self._stream("node", name), self.scenario.links
+        random, links = self._stream("node", name), group.links or self.scenario.links
         nat: NatType = _weighed(random, group.nat)
         return Node(
             name,
@@ -155,22 +157,28 @@ class _Planner:
         return _between(self._stream("pairing", one, other), friends.at)
 
     def _faults(self) -> tuple[Fault, ...]:
-        drawn: list[_Drawn] = []
-        seen: Counter[FaultKind] = Counter()
-        for rule in self.scenario.faults:
-            seen[rule.kind] += 1
-            for turn in range(rule.repeat):
-                random = self._stream("fault", rule.kind.value, seen[rule.kind], turn)
-                if random.random() < rule.chance and (fault := self._fault(rule, random)):
-                    drawn.append(fault)
+        """Falls first, then the network's faults: those strike nodes that are up, or they would do nothing."""
+        falls = self._drawn(lambda kind: kind in DOWN)
         for number, churn in enumerate(self.scenario.churn):
             for name in self.scenario.members(churn.who):
-                drawn += self._sessions(churn, name, self._stream("churn", number, name))
+                falls += self._sessions(churn, name, self._stream("churn", number, name))
+        drawn = falls + self._drawn(lambda kind: kind not in DOWN)
         drawn.sort(key=lambda each: (each[1], each[2], each[0].value, each[3]))
         return tuple(
             Fault(f"f{number}", kind, at, until, targets, params)
             for number, (kind, at, until, targets, params) in enumerate(drawn, 1)
         )
+
+    def _drawn(self, wanted: Callable[[FaultKind], bool]) -> list[_Drawn]:
+        drawn: list[_Drawn] = []
+        seen: Counter[FaultKind] = Counter()
+        for rule in self.scenario.faults:
+            seen[rule.kind] += 1
+            for turn in range(rule.repeat if wanted(rule.kind) else 0):
+                random = self._stream("fault", rule.kind.value, seen[rule.kind], turn)
+                if random.random() < rule.chance and (fault := self._fault(rule, random)):
+                    drawn.append(fault)
+        return drawn
 
     def _fault(self, rule: FaultRule, random: Random) -> _Drawn | None:
         at = _between(random, rule.at)
@@ -181,7 +189,10 @@ class _Planner:
             count = min(rule.count, count)
         elif rule.share is not None:
             count = max(1, round(rule.share * count))
-        targets = sorted(random.sample(everybody, count), key=everybody.index)
+        chosen = random.sample(everybody, len(everybody))
+        if rule.kind not in DOWN:
+            chosen.sort(key=lambda name: not self._up(name, at))  # stable: those that are up first
+        targets = sorted(chosen[:count], key=everybody.index)
         bounds = {
             name: rule.params.get(name, Range(low=default, high=default))
             for name, default in PARAMETERS.get(rule.kind, {}).items()
@@ -190,6 +201,11 @@ class _Planner:
         if rule.kind in DOWN:
             targets = [name for name in targets if self._take_down(name, at, until)]
         return (rule.kind, at, until, tuple(targets), params) if targets else None
+
+    def _up(self, name: str, at: float) -> bool:
+        """Whether the node runs then, has for a while, and will for a moment."""
+        spans = self._down.get(name, ())
+        return not any(begin - UP_AT_LEAST < at < end + SETTLED for begin, end in spans)
 
     def _take_down(self, name: str, at: float, until: float) -> bool:
         """Notes that the node is down; False when it would be down already, or has hardly come back."""

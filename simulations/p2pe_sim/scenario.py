@@ -64,6 +64,15 @@ class Range(_Strict):
         return self
 
 
+class Links(_Strict):
+    """`[links]`, or `links` of a group: what each node's own line is like; drawn for each node."""
+
+    latency: Range = Range(low=0.01, high=0.06)
+    bandwidth: Range = Range(low=1_000_000, high=12_000_000)
+    loss: Range = Range(low=0, high=0)
+    clock_skew: Range = Range(low=-2, high=2)
+
+
 class Nodes(_Strict):
     """`[[nodes]]`: a group of like nodes. They are called NAME1, NAME2, ...; a group of one is called NAME."""
 
@@ -74,6 +83,7 @@ class Nodes(_Strict):
     relay: RelayPolicy = RelayPolicy.FALLBACK
     behaviour: Behaviour = Behaviour.HONEST
     starts: Range = Range(low=0, high=0)
+    links: Links | None = None  # nothing: as the scenario's
 
     @model_validator(mode="before")
     @classmethod
@@ -94,15 +104,6 @@ class Nodes(_Strict):
 
     def names(self) -> tuple[str, ...]:
         return (self.name,) if self.count == 1 else tuple(f"{self.name}{n}" for n in range(1, self.count + 1))
-
-
-class Links(_Strict):
-    """`[links]`: what each node's own link is like; drawn for each node."""
-
-    latency: Range = Range(low=0.01, high=0.06)
-    bandwidth: Range = Range(low=1_000_000, high=12_000_000)
-    loss: Range = Range(low=0, high=0)
-    clock_skew: Range = Range(low=-2, high=2)
 
 
 class Friends(_Strict):

@@ -112,6 +112,21 @@ def test_worlds_are_sound(seed: int) -> None:
         assert all(fault.until <= quiet for fault in plan.faults), (name, plan.faults)
 
 
+def test_faults_of_the_network_strike_nodes_that_are_up() -> None:
+    """One that struck a node that is down would do nothing, and the run be vacuous."""
+    struck = 0
+    for seed in range(60):
+        plan = plan_of(load_scenario("home-users"), seed)
+        falls = [(f.at, f.until, f.targets[0]) for f in plan.faults if f.kind in DOWN]
+        for fault in plan.faults:
+            if fault.kind not in DOWN:
+                down = {name for at, until, name in falls if at - 5 < fault.at < until + 5}
+                if len(down) < len(plan.people()):
+                    assert not down & set(fault.targets), (seed, fault)
+                    struck += 1
+    assert struck > 100
+
+
 def test_the_wheel_brings_the_scenarios(tmp_path: Path) -> None:
     subprocess.run(
         [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)],
