@@ -191,7 +191,7 @@ class _Planner:
             count = max(1, round(rule.share * count))
         chosen = random.sample(everybody, len(everybody))
         if rule.kind not in DOWN:
-            chosen.sort(key=lambda name: not self._up(name, at))  # stable: those that are up first
+            chosen.sort(key=lambda name: self._shaky(name, at))
         targets = sorted(chosen[:count], key=everybody.index)
         bounds = {
             name: rule.params.get(name, Range(low=default, high=default))
@@ -202,10 +202,12 @@ class _Planner:
             targets = [name for name in targets if self._take_down(name, at, until)]
         return (rule.kind, at, until, tuple(targets), params) if targets else None
 
-    def _up(self, name: str, at: float) -> bool:
-        """Whether the node runs then, has for a while, and will for a moment."""
-        spans = self._down.get(name, ())
-        return not any(begin - UP_AT_LEAST < at < end + SETTLED for begin, end in spans)
+    def _shaky(self, name: str, at: float) -> int:
+        """0: the node runs then, and has for a while; 1: it has just started; 2: it is down, or about to be."""
+        for begin, end in self._down.get(name, ()):
+            if begin - UP_AT_LEAST < at < end + SETTLED:
+                return 2 if at < end + UP_AT_LEAST else 1
+        return 0
 
     def _take_down(self, name: str, at: float, until: float) -> bool:
         """Notes that the node is down; False when it would be down already, or has hardly come back."""

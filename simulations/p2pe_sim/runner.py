@@ -16,6 +16,7 @@ from p2pe_sim.plan import Plan
 from p2pe_sim.result import Result, Verdict
 from p2pe_sim.world.clock import jumping_clock
 from p2pe_sim.world.determinism import require_pinned_hashes, seeded
+from p2pe_sim.world.encapsulation import seeded_encapsulation
 from p2pe_sim.world.guard import guarded
 from p2pe_sim.world.log import EventLog
 from p2pe_sim.world.person import prepare as prepare
@@ -40,7 +41,7 @@ def run(plan: Plan, *, keep_events: bool = False, trace: list[str] | None = None
     escapes: list[str] = []
     try:
         stage = Stage(plan, log)
-        with seeded(stage.randomness), stage.watch.tapped(), guarded() as escapes:
+        with seeded(stage.randomness), seeded_encapsulation(), stage.watch.tapped(), guarded() as escapes:
             trio.run(stage.run, clock=clock)
     except KeyboardInterrupt:
         raise

@@ -265,8 +265,8 @@ class DialerHandshake(_Party):
 class ResponderHandshake(_Party):
     """The side that was dialled. `entropy`: RESPONDER_ENTROPY_BYTES fresh random bytes.
 
-    ML-KEM encapsulation draws its randomness inside the cryptographic library and can't be seeded there: the bytes
-    of HelloReply differ from run to run of a simulation, their sizes and everything after them don't.
+    ML-KEM encapsulation draws its randomness inside the cryptographic library and can't be seeded there: a simulation
+    puts a stand-in of its own in its place.
     """
 
     def __init__(self, local: LocalParty, remote_peer: PeerId, *, entropy: bytes) -> None:
