@@ -9,12 +9,19 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterable
+from functools import lru_cache
 
 from p2pe.model import Address, PathKind, PeerId
 
 CIRCUIT = "/p2p-circuit"
 _HOST_PROTOCOLS = ("ip4", "ip6", "dns", "dns4", "dns6")
 _SHARED_IPV4 = ipaddress.ip_network("100.64.0.0/10")  # RFC 6598: behind a carrier's NAT, not reachable
+
+
+@lru_cache(maxsize=4_096)
+def _parsed(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    """Raises ValueError. Cached: a node judges the same few addresses again and again, and parsing costs 10 us."""
+    return ipaddress.ip_address(text)
 
 
 def host_port(address: str) -> tuple[str, int] | None:
@@ -55,7 +62,7 @@ def _split(address: str) -> tuple[str, str, int] | None:
 
 def _ip(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     try:
-        return ipaddress.ip_address(text)
+        return _parsed(text)
     except ValueError:
         return None
 
@@ -72,7 +79,7 @@ def ip_of(address: str) -> str | None:
 def tcp_address(ip: str, port: int) -> Address:
     """The address of an IP and a TCP port. An IPv4-mapped IPv6 address becomes plain IPv4, a zone is cut off.
     Raises ValueError when `ip` isn't one."""
-    parsed = ipaddress.ip_address(ip.partition("%")[0])
+    parsed = _parsed(ip.partition("%")[0])
     if isinstance(parsed, ipaddress.IPv6Address) and parsed.ipv4_mapped is not None:
         parsed = parsed.ipv4_mapped
     return Address(f"/ip{parsed.version}/{parsed}/tcp/{port}")
@@ -86,17 +93,17 @@ def is_circuit(address: str) -> bool:
 def is_wildcard(address: str) -> bool:
     """Whether it is 0.0.0.0 or ::, that is, every interface."""
     ip = ip_of(address)
-    return ip is not None and ipaddress.ip_address(ip).is_unspecified
+    return ip is not None and _parsed(ip).is_unspecified
 
 
 def is_loopback(address: str) -> bool:
     ip = ip_of(address)
-    return ip is not None and ipaddress.ip_address(ip).is_loopback
+    return ip is not None and _parsed(ip).is_loopback
 
 
 def is_link_local(address: str) -> bool:
     ip = ip_of(address)
-    return ip is not None and ipaddress.ip_address(ip).is_link_local
+    return ip is not None and _parsed(ip).is_link_local
 
 
 def is_private(address: str) -> bool:
@@ -107,7 +114,7 @@ def is_private(address: str) -> bool:
     ip = ip_of(address)
     if ip is None or is_circuit(address):
         return False
-    parsed = ipaddress.ip_address(ip)
+    parsed = _parsed(ip)
     if parsed.version == 4 and parsed in _SHARED_IPV4:
         return True
     return (parsed.is_private or parsed.is_loopback or parsed.is_link_local) and not is_documentation(ip)
@@ -122,7 +129,7 @@ _DOCUMENTATION = tuple(
 def is_documentation(ip: str) -> bool:
     """RFC 5737, 3849 and 2544 ranges. They stand for public addresses in laboratories and examples, and no real
     network uses them, so they are judged like public ones."""
-    parsed = ipaddress.ip_address(ip)
+    parsed = _parsed(ip)
     return any(parsed.version == net.version and parsed in net for net in _DOCUMENTATION)
 
 
@@ -131,7 +138,7 @@ def is_public(address: str) -> bool:
     ip = ip_of(address)
     if ip is None or is_circuit(address) or is_private(address):
         return False
-    parsed = ipaddress.ip_address(ip)
+    parsed = _parsed(ip)
     return is_documentation(ip) or not (parsed.is_multicast or parsed.is_unspecified or parsed.is_reserved)
 
 
@@ -143,7 +150,7 @@ def subnet_of(address: str) -> bytes | None:
     ip = ip_of(address)
     if ip is None:
         return None
-    packed = ipaddress.ip_address(ip).packed
+    packed = _parsed(ip).packed
     return packed[:3] if len(packed) == 4 else packed[:7]
 
 
