@@ -13,7 +13,7 @@ from typing import Final
 
 import trio
 
-from p2pe_sim.plan import Plan
+from p2pe_sim.plan import Behaviour, Plan
 from p2pe_sim.result import Result, Verdict
 from p2pe_sim.world.clock import jumping_clock
 from p2pe_sim.world.determinism import require_pinned_hashes, seeded
@@ -119,6 +119,9 @@ def _vacuous(stage: Stage, counts: dict[str, float]) -> str:
     for name, floor in plan.checks.floors.items():
         if counts.get(name, 0) < floor:
             return f"{name} is {counts.get(name, 0):g}; the scenario asks for {floor:g} at least"
+    hostile = [node.name for node in plan.nodes if node.behaviour is not Behaviour.HONEST]
+    if hostile and plan.checks.effects and not counts.get("misdeeds"):
+        return f"none of {', '.join(hostile)} was used by anybody"
     if plan.checks.effects:
         for fault in plan.faults:
             if not effects.get(fault.id) and not stage.met_nobody(fault):

@@ -45,7 +45,7 @@ def check_liveness(
         if wanted.name != "delivered":
             raise ValueError(f"there is no liveness {wanted.name!r}; there is 'delivered'")
         for message, each in sent.items():
-            if each.accepted_at is None or renewed & {each.sender, each.recipient}:
+            if each.accepted_at is None or each.is_forgotten or renewed & {each.sender, each.recipient}:
                 continue
             until = ended_at if each.delivered_at is None else each.delivered_at
             disturbed = [*faults, *down.get(each.sender, ()), *down.get(each.recipient, ())]

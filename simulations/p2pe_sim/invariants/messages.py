@@ -60,6 +60,7 @@ class Sent:
     accepted_at: float | None = None  # when `send` returned
     received_at: float | None = None  # when the recipient's disk had it
     delivered_at: float | None = None
+    is_forgotten: bool = False  # by a sender who installed anew or removed the contact
 
 
 @dataclass(slots=True)
@@ -121,7 +122,8 @@ class Ledger:
         tables = self._of(person)
         now = {row.message: row.state for row in outgoing}
         for message, sent in self.sent.items():
-            if sent.sender == person and sent.accepted_at is not None and message not in now:
+            promised = sent.sender == person and sent.accepted_at is not None and not sent.is_forgotten
+            if promised and message not in now:
                 self._findings.add(
                     "nothing-lost",
                     f"{person} had accepted {message}, and lost it",
@@ -150,14 +152,14 @@ class Ledger:
     def erased(self, person: str) -> None:
         """The home was lost, and with it everything that was promised from there."""
         self._tables.pop(person, None)
-        for message in [each for each, sent in self.sent.items() if sent.sender == person and not sent.delivered_at]:
-            del self.sent[message]
+        for sent in self.sent.values():
+            sent.is_forgotten = sent.is_forgotten or sent.sender == person
 
     def given_up(self, sender: str, recipient: str) -> None:
         """The contact was removed, and with it all messages to and from it."""
         for message, sent in list(self.sent.items()):
-            if sent.sender == sender and sent.recipient == recipient and sent.delivered_at is None:
-                del self.sent[message]
+            if sent.sender == sender and sent.recipient == recipient:
+                sent.is_forgotten = True
                 self._of(sender).states.pop(message, None)
             elif sent.sender == recipient and sent.recipient == sender:
                 self._of(sender).durable.discard(message)

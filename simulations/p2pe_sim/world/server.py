@@ -17,6 +17,7 @@ from p2pe_bootstrap.services import Services, open_services
 
 from p2pe_sim import plan
 from p2pe_sim.world.clock import VirtualClock
+from p2pe_sim.world.hostile import misbehave
 from p2pe_sim.world.machine import Machine, ProcessNet
 from p2pe_sim.world.net import Internet
 from p2pe_sim.world.person import inline
@@ -73,6 +74,8 @@ class Server:
                     for port in PORTS:
                         await host.listen(Address(f"/ip4/0.0.0.0/tcp/{port}"))
                     services = await stack.enter_async_context(open_services(host, world, bootstrap))
+                    rng = self._randomness.stream("hostile", self.name, self.starts)
+                    misbehave(services, self.behaviour, rng, lambda: watch.count("misdeeds"))
                     self.services = services
                     if self.down_since is not None:
                         self.down_spans.append((self.down_since, trio.current_time()))

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     pass  # the installed trio-stubs know it under this name alone
 
 RETRY_SECONDS: Final = 2.0  # before a person tries again what their node refused
+RETRY_MAX: Final = 30.0
 _JITTER: Final = 0.1  # of a link's latency
 
 
@@ -164,6 +165,7 @@ class Stage:
         """A person's part: whatever goes wrong, it is sent again with the same key until the node has accepted it."""
         person = self.people[message.sender]
         generation = person.generation
+        pause = RETRY_SECONDS
         while person.generation == generation:
             await person.up.wait()
             process, services = person.process, person.services
@@ -176,7 +178,8 @@ class Stage:
                 if process.is_alive:
                     self.watch.count("refused")
                     self.log.add("refused", node=person.name, message=message.id, problem=type(problem).__name__)
-                await trio.sleep(RETRY_SECONDS)
+                await trio.sleep(pause)
+                pause = min(2 * pause, RETRY_MAX)
                 continue
             if process.is_alive:
                 self.ledger.accepted(message.id)
