@@ -261,7 +261,7 @@ PUNCH_ROUND_SECONDS: Final = 2.5  # a simultaneous open succeeds within two roun
 PUNCH_ADDRESSES: Final = 4  # dialled at once in a round; more only fill the NAT's tables
 PUNCH_SILENCE_SECONDS: Final = 0.4  # of a punched connection: then its server takes the client's part
 PUNCH_AGAIN_SECONDS: Final = 0.03  # after a refusal: below a usual one-way delay, so that two SYNs meet soon
-PUNCH_REPEATS: Final = (60.0, 300.0, 1_800.0)  # seconds, the last repeated, until a relayed link is tried anew
+PUNCH_REPEATS: Final = (10.0, 60.0, 300.0, 1_800.0)  # seconds, the last repeated, until a relayed link is tried anew
 PUNCH_SETTLE_SECONDS: Final = 0.5  # identify's answer about our own address, before the first round
 
 # --- control API ---

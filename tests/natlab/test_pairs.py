@@ -5,6 +5,7 @@ One named test a pair, saying for the impossible ones why. The whole matrix is `
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import pytest
@@ -85,6 +86,36 @@ def test_ipv6_behind_stateful_firewalls_goes_direct(homes: PairedHomes) -> None:
 
 def test_five_percent_loss_still_delivers_and_goes_direct(homes: PairedHomes) -> None:
     delivered_directly(homes, NatType.PORT, NatType.PORT, loss=0.05)
+
+
+def test_a_conversation_moves_to_the_direct_path_and_back_to_the_relay_when_that_dies(homes: PairedHomes) -> None:
+    """Somebody writes all the time, meanwhile the path changes twice: everything arrives once and in order."""
+    with stage(homes, NatType.PORT, NatType.PORT) as scene:
+        scene.start()
+        texts: list[str] = []
+        is_over = threading.Event()
+
+        def write() -> None:
+            with scene.alice.client() as client:
+                while not is_over.is_set():
+                    text = f"line {len(texts)}"
+                    client.send("bob", text)
+                    texts.append(text)
+
+        writer = threading.Thread(target=write)
+        writer.start()
+        try:
+            assert scene.until_straight(PUNCH_PATIENCE) is not None
+            on_the_direct_path = len(texts)
+            scene.until_heard(texts[-1])
+            scene.lab.sever(*scene.places)
+            eventually("the relay to carry it again", lambda: scene.path() == "relayed")
+        finally:
+            is_over.set()
+            writer.join()
+        assert 0 < on_the_direct_path < len(texts)
+        scene.until_heard(texts[-1])
+        assert scene.heard() == texts
 
 
 def test_relay_killed_in_mid_conversation(homes: PairedHomes) -> None:

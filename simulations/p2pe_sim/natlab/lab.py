@@ -160,6 +160,20 @@ class Lab:
         )
         node.address = fresh
 
+    def sever(self, one: Node, other: Node) -> None:
+        """From now on nothing passes directly between the networks of two hosts behind routers, silently."""
+        number = other.address.split(".")[2]
+        rules = f"""
+table ip severed {{
+  chain between {{
+    type filter hook forward priority -20; policy accept;
+    ip saddr 5.{number}.0.0/24 drop
+    ip daddr 5.{number}.0.0/24 drop
+  }}
+}}
+"""
+        self._nft(f"{self.prefix}-{one.name}-r", rules)
+
     def close(self) -> None:
         """Removes everything; whatever still runs inside is killed first."""
         for namespace in self._namespaces:
