@@ -8,6 +8,7 @@ import pytest
 import trio
 from dht_kit import HOUR, Node, SettableClock, make_world, signed, start
 from overlay_kit import until
+from p2pe.config import KAD_PROTOCOL
 from p2pe.errors import LocalError, Unreachable, UsageError
 from p2pe.model import PeerInfo
 from p2pe.overlay.bootstrap_addresses import check_bootstrap, resolve_bootstrap
@@ -194,3 +195,59 @@ async def test_bootstrap_addresses_are_checked_and_dnsaddr_is_followed() -> None
     assert set(found.addresses) == {"/ip4/192.0.2.1/tcp/4001", "/ip6/2001:db8::1/tcp/4001"}
     other = str(HostKey.generate(os.urandom).peer_id)
     assert await resolve_bootstrap(f"/dnsaddr/boot.example/p2p/{other}", txt) == ()
+
+
+async def test_publishing_anew_costs_no_lookup_until_storers_are_missing(nursery: trio.Nursery) -> None:
+    boot = await start(nursery)
+    servers = [await start(nursery, "server", (boot.address,)) for _ in range(9)]
+    for server in servers:
+        await server.dht.wait_joined()
+    await until(lambda: len(boot.dht.table) == 9)
+    alice = await start(nursery, "client", (boot.address,))
+    now = SettableClock().now()
+    key, first = signed(5, now=now - 3000)
+    assert await alice.dht.publish(key, first) == 8
+    lookups = alice.dht.stats().lookups
+    assert await alice.dht.publish(key, signed(5, now=now - 2000)[1]) == 8
+    assert alice.dht.stats().lookups == lookups
+    holders = [server for server in servers if len(server.dht.store)]
+    for server in holders[:3]:
+        await server.kill()
+    newest = signed(5, now=now - 1000)[1]
+    assert await alice.dht.publish(key, newest) >= 6  # seven are left, one or two of them new to it
+    assert alice.dht.stats().lookups == lookups + 1
+    assert alice.dht.stability.leaving_per_hour > 0.3  # three of eight, and within moments
+    bob = await start(nursery, "client", (boot.address,))
+    assert await bob.dht.lookup(key) == (newest,)
+
+
+async def test_a_client_ends_its_connections_with_the_request_a_server_waits_to_be_dialled_back(
+    nursery: trio.Nursery,
+) -> None:
+    boot = await start(nursery)
+    client = await start(nursery, "client", (boot.address,))
+    await client.dht.publish(*signed(1))
+    await until(lambda: not client.host.connections())
+    server = await start(nursery, "server", (boot.address,))
+    await server.dht.wait_joined()
+    server.dht.client.drop_streams()
+    assert server.host.connections()
+
+
+async def test_a_connection_in_use_or_protected_isn_t_ended_with_the_request(nursery: trio.Nursery) -> None:
+    boot = await start(nursery)
+    client = await start(nursery, "client", (boot.address,))
+    await client.dht.wait_joined()
+    await client.dht.upkeep.join()  # until it has looked around
+    client.dht.client.drop_streams()
+    (connection,) = client.host.connections()
+    client.host.protect(boot.host.peer_id, "a contact")
+    connection.close_if_unused()
+    assert connection.is_alive
+    client.host.unprotect(boot.host.peer_id, "a contact")
+    stream = await connection.open_stream(KAD_PROTOCOL)
+    connection.close_if_unused()
+    assert connection.is_alive
+    stream.reset()
+    connection.close_if_unused()
+    assert not connection.is_alive

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 import random
 import sys
@@ -22,7 +21,7 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 import trio
-from p2pe.config import KAD_K, KAD_STORE_COUNT
+from p2pe.config import IDLE_CONNECTION_SECONDS, KAD_K, KAD_STORE_COUNT, KAD_STREAM_IDLE
 from p2pe.core.addresses import with_peer
 from p2pe.core.kademlia.keyspace import MULTIHASH_SHA256, location_of
 from p2pe.errors import Unreachable
@@ -38,7 +37,8 @@ if TYPE_CHECKING:
 
 LOOPBACK = Address("/ip4/127.0.0.1/tcp/0")
 _JOINING_AT_ONCE = 8
-_REST_SECONDS = 60.0  # the longest that an idle connection may last is less
+_UNSEEN_SECONDS = 60.0  # one refresh asks every peer that wasn't heard of for so long
+_LOOKUPS_AT_ONCE = 4
 
 
 @dataclass(slots=True)
@@ -146,15 +146,8 @@ async def _join_all(nursery: trio.Nursery, nodes: int) -> list[Server]:
 
 
 async def _rest(servers: list[Server]) -> list[int]:
-    """Connections of each once their number has stopped falling."""
-    last = math.inf
-    with trio.move_on_after(_REST_SECONDS):
-        while True:
-            await trio.sleep(5.0)
-            now = sum(len(server.host.connections()) for server in servers)
-            if now >= last:
-                break
-            last = now
+    """Connections of each, once those made for joining have been idle for long enough to end."""
+    await trio.sleep(IDLE_CONNECTION_SECONDS + KAD_STREAM_IDLE + 10.0)
     return [len(server.host.connections()) for server in servers]
 
 
@@ -162,21 +155,27 @@ async def _look_up(
     servers: list[Server], count: int, chosen: random.Random, result: Measured
 ) -> tuple[float, list[float]]:
     """The share of lookups that name exactly the nearest living servers but the asker, and what each took."""
-    right, seconds = 0, []
-    for _ in range(count):
-        asker = chosen.choice(servers)
-        key = MULTIHASH_SHA256 + chosen.randbytes(32)
-        target = location_of(key)
-        true = sorted((s for s in servers if s is not asker), key=lambda s: s.location ^ target)[:KAD_STORE_COUNT]
-        began = time.monotonic()
-        try:
-            found = await asker.dht.find_closest(key)
-        except Unreachable as error:
-            result.failed_lookups += 1
-            result.problems.append(str(error))
-            found = ()
-        seconds.append(time.monotonic() - began)
-        right += [peer.peer_id for peer in found] == [s.host.peer_id for s in true]
+    right, seconds = 0, list[float]()
+    keys = iter([(chosen.choice(servers), MULTIHASH_SHA256 + chosen.randbytes(32)) for _ in range(count)])
+
+    async def look() -> None:
+        nonlocal right
+        for asker, key in keys:
+            target = location_of(key)
+            true = sorted((s for s in servers if s is not asker), key=lambda s: s.location ^ target)[:KAD_STORE_COUNT]
+            began = time.monotonic()
+            try:
+                found = await asker.dht.find_closest(key)
+            except Unreachable as error:
+                result.failed_lookups += 1
+                result.problems.append(str(error))
+                found = ()
+            seconds.append(time.monotonic() - began)
+            right += [peer.peer_id for peer in found] == [s.host.peer_id for s in true]
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(_LOOKUPS_AT_ONCE):
+            nursery.start_soon(look)
     return right / count, seconds
 
 
@@ -198,9 +197,9 @@ async def _refresh(living: list[Server]) -> None:
     async def refresh(server: Server) -> None:
         async with limit:
             for _ in range(len(server.dht.table)):
-                if not server.dht.table.due_for_check(trio.current_time(), _REST_SECONDS):
+                if not server.dht.table.due_for_check(trio.current_time(), _UNSEEN_SECONDS):
                     break
-                await server.dht.upkeep.check_peers(_REST_SECONDS)
+                await server.dht.upkeep.check_peers(_UNSEEN_SECONDS)
             await server.dht.upkeep.refresh_buckets(0.0)
 
     async with trio.open_nursery() as nursery:
