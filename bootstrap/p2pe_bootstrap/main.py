@@ -39,12 +39,18 @@ def run(
     bootstrap: Annotated[
         list[str] | None, typer.Option(help="Another bootstrap node: multiaddr with /p2p, or /dnsaddr. Repeatable.")
     ] = None,
+    asn_map: Annotated[
+        Path | None,
+        typer.Option(help="Table of IP ranges and AS numbers (as of iptoasn.com): few servers of one AS in a bucket."),
+    ] = None,
     metrics: Annotated[str | None, typer.Option(help="HOST:PORT for Prometheus; keep it private.")] = None,
     log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
     as_json: JsonOption = False,
 ) -> None:
     """Runs in the foreground. When ready, prints one line: the full address. SIGTERM drains and stops."""
     _set_up_logging(log_level)
+    from p2pe.overlay.asn_map import load_asn_map
+
     from p2pe_bootstrap import node  # libp2p takes a second to import: not for --help
     from p2pe_bootstrap.home import BootstrapHome
 
@@ -58,6 +64,7 @@ def run(
         announce=tuple(_without_peer(text) for text in announce or ()),
         bootstrap=tuple(bootstrap or ()),
         metrics=_host_and_port(metrics),
+        asn_of=None if asn_map is None else load_asn_map(asn_map),
     )
     _run(node.run, settings, ready)
 

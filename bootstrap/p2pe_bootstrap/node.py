@@ -12,6 +12,7 @@ import structlog
 import trio
 from p2pe import config
 from p2pe.core.addresses import host_port, with_peer
+from p2pe.core.kademlia.diversity import AsnMap
 from p2pe.errors import LocalError, UsageError
 from p2pe.model import Address
 from p2pe.overlay.bootstrap_addresses import check_bootstrap
@@ -39,6 +40,7 @@ class Settings:
     announce: tuple[Address, ...] = ()  # without /p2p; what others should dial instead
     bootstrap: tuple[str, ...] = ()  # other bootstrap nodes
     metrics: tuple[str, int] | None = None
+    asn_of: AsnMap | None = None  # for the directory's diversity limits
 
     def check(self) -> None:
         """Raises UsageError."""
@@ -65,7 +67,7 @@ async def run(settings: Settings, ready: Callable[[tuple[str, ...]], None]) -> N
                 except OSError as error:
                     raise LocalError(f"can't listen on {address}: {error.strerror or error}") from None
             host.announce("operator", settings.announce)
-            services = await stack.enter_async_context(open_services(host, world, settings.bootstrap))
+            services = await stack.enter_async_context(open_services(host, world, settings.bootstrap, settings.asn_of))
             nursery = await stack.enter_async_context(trio.open_nursery())
             if settings.metrics is not None:
                 listeners = await _bind_metrics(*settings.metrics)

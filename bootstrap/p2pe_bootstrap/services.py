@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import trio
+from p2pe.core.kademlia.diversity import AsnMap
 from p2pe.overlay.autonat import AutonatServer
 from p2pe.overlay.dht import Dht, open_dht
 from p2pe.overlay.host import OverlayHost
@@ -38,8 +39,13 @@ class Services:
 
 
 @asynccontextmanager
-async def open_services(host: OverlayHost, world: World, bootstrap: tuple[str, ...]) -> AsyncIterator[Services]:
+async def open_services(
+    host: OverlayHost, world: World, bootstrap: tuple[str, ...], asn_of: AsnMap | None = None
+) -> AsyncIterator[Services]:
     """Runs all services on `host` until the block is left."""
     AutonatServer(host)
-    async with open_relay(host) as relay, open_dht(host, world, mode="server", bootstrap=bootstrap) as dht:
+    async with (
+        open_relay(host) as relay,
+        open_dht(host, world, mode="server", bootstrap=bootstrap, asn_of=asn_of) as dht,
+    ):
         yield Services(host, dht, relay)

@@ -38,9 +38,9 @@ def test_table_health_and_lookups_by_hash(story: Processes) -> None:
     assert "SERVER" in alice.command("dht", "lookup", HASH, *home).stdout
 
 
-@pytest.mark.parametrize("bad", ["hello", HASH[:-1], HASH + "00", "zz" * 32, "1221" + HASH])
-def test_what_isnt_a_hash_is_refused(story: Processes, bad: str) -> None:
+def test_what_isnt_a_hash_is_refused(story: Processes) -> None:
     alice = story.person("alice").start()
-    failed = alice.command("dht", "lookup", bad, "--home", str(alice.home), check=False)
-    assert failed.returncode == 2
-    assert "isn't a hash" in failed.stderr
+    for bad in ("hello", HASH[:-1], HASH + "00", "zz" * 32, "1221" + HASH):
+        failed = alice.command("dht", "lookup", bad, "--home", str(alice.home), check=False)
+        assert failed.returncode == 2
+        assert "isn't a hash" in failed.stderr

@@ -8,7 +8,7 @@ with the record key at those alone.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Literal
@@ -409,7 +409,7 @@ async def open_dht(
     mode: Mode,
     bootstrap: Sequence[str] = (),
     seeds: Sequence[PeerInfo] = (),
-    asn_of: Callable[[str], int | None] | None = None,
+    asn_of: AsnMap | None = None,
 ) -> AsyncIterator[Dht]:
     """A DHT on `host`, joining in the background for as long as it takes.
 
