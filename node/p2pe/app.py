@@ -159,7 +159,7 @@ async def run_node(
                     pairing=pairing,
                     requests=requests,
                     replace_contact=partial(replace_contact, world, database, pairing),
-                    devices=Devices(world, settings.home, identity, connectivity.links),
+                    devices=Devices(world, settings.home, identity, database, connectivity.roster, connectivity.links),
                     links=connectivity.links,
                     couriers=couriers,
                     outbox=Outbox(database, world, signals, couriers, identity.k_msgid),

@@ -30,6 +30,7 @@ from p2pe.storage.restored import begin_anew, mark_restored
 from p2pe.storage.snapshot import change_copy, copy_database, look_into
 
 _CHUNK: Final = 1024 * 1024
+_UNFINISHED: Final = "restoring"  # in the home, from before the database is there until the key file is
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +149,7 @@ def restore_file(
     world = real_world()
     entropy = entropy or world.entropy
     now = world.clock.now() if now is None else now
+    _tidy(home)
     refuse_occupied(home)
     with _opened(file) as source:
         header = backupfile.read_header(source, file)
@@ -188,6 +190,7 @@ def _restore(
         counts, held = NOTHING, 0
         placed = False
         try:
+            (home.path / _UNFINISHED).touch(mode=0o600)
             if contents.database_size:
                 counts = look_into(copy, contents.database_key, _count)
                 copy_database(copy, contents.database_key, home.database, identity.database_key)
@@ -201,9 +204,21 @@ def _restore(
             placed = True
         finally:
             if not placed:
-                for left in (home.database, *home.path.glob(home.database.name + "-*")):
-                    left.unlink(missing_ok=True)
+                _remove_database(home)
+            (home.path / _UNFINISHED).unlink(missing_ok=True)
     return Restored(identity, contents.made_at, counts, held if hold else 0)
+
+
+def _tidy(home: Home) -> None:
+    """What a restore left that was killed before the key file was there: a database that nobody can open."""
+    if (home.path / _UNFINISHED).exists() and not home.keys.exists() and home.holder() is None:
+        _remove_database(home)
+        (home.path / _UNFINISHED).unlink(missing_ok=True)
+
+
+def _remove_database(home: Home) -> None:
+    for left in (home.database, *home.path.glob(home.database.name + "-*")):
+        left.unlink(missing_ok=True)
 
 
 def _verify(path: Path, seed: bytes, expected: Contents) -> Counts:

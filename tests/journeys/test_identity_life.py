@@ -49,6 +49,10 @@ def test_an_old_backup_doubles_and_resurrects_nothing(couple: tuple[Person, Pers
         assert client.resend("bob") == [one]
     again.wait_delivered(one)
     delivered(bob, "alice", "welcome back")
+    for person in (again, bob):  # the secret lies in a backup file: it goes out of use at once
+        node = person.node
+        assert node is not None
+        eventually(f"{person.name} to rotate", lambda node=node: "a pair secret was rotated" in node.log_text())
     assert texts(bob, "alice") == ["one", "three", "four"]
     assert texts(again, "bob") == ["welcome back"]
 
@@ -161,3 +165,23 @@ def test_devices_are_revoked_while_the_node_runs(couple: tuple[Person, Person]) 
     assert json.loads(alice.command("devices", "--json").stdout) == offline
     alice.start()
     delivered(bob, "alice", "still you")
+
+
+def test_a_text_that_was_taken_back_since_the_backup_is_erased_again(
+    couple: tuple[Person, Person], tmp_path: Path
+) -> None:
+    alice, bob = couple
+    regretted = delivered(alice, "bob", "regretted")
+    bob.command("backup", str(tmp_path / "old"))
+    with alice.client() as client:
+        client.retract(regretted)
+
+    def erased(person: Person) -> bool:
+        return texts(person, "alice") == []
+
+    eventually("the text to be erased at Bob's", lambda: erased(bob))
+    bob.stop()
+    again = bob.reinstall(tmp_path / "old").start()
+    eventually("the text from the backup to be erased again", lambda: erased(again))
+    delivered(alice, "bob", "kept")
+    assert texts(again, "alice") == ["kept"]

@@ -256,14 +256,18 @@ class People:
         return Person(path, self.directory, name, make_identity(self.clock, seed), self.clock)
 
 
-async def acquaint(one: Node, one_name: str, other: Node, other_name: str, secret: bytes | None = None) -> None:
+async def acquaint(
+    one: Node, one_name: str, other: Node, other_name: str, secret: bytes | None = None, *, list_version: int = 0
+) -> None:
     """Makes two nodes contacts without a pairing: `one` is called `one_name` by the other."""
     shared = secret or os.urandom(32)
     for node, name, peer in ((one, other_name, other), (other, one_name, one)):
         key: IdentityKey = peer.identity.identity_key
 
         def add(tx: Tx, name: str = name, key: IdentityKey = key) -> ContactId:
-            return contacts.add(tx, name=name, identity_key=key, pair_secret=shared, paired_at=START, list_version=0)
+            return contacts.add(
+                tx, name=name, identity_key=key, pair_secret=shared, paired_at=START, list_version=list_version
+            )
 
         contact_id = await node.database.write(add)
         await node.connectivity.roster.reload(contact_id)

@@ -155,6 +155,21 @@ def test_a_held_message_taken_back_after_a_restore_is_taken_back_there_too(folde
     connection.close()
 
 
+def test_a_restore_that_was_killed_can_be_begun_again(folder: Path) -> None:
+    home, identity, words = make_home(folder / "a")
+    fill(home, identity)
+    back_up(home, folder / "b", home_passphrase=None, passphrase=None)
+    again = Home(folder / "c")
+    restore_file(again, folder / "b", words=words, passphrase=None, home_passphrase=None)
+    again.keys.unlink()  # as if it had been killed just before
+    with pytest.raises(Conflict):
+        restore_file(again, folder / "b", words=words, passphrase=None, home_passphrase=None)
+    (again.path / "restoring").touch()
+    done = restore_file(again, folder / "b", words=words, passphrase=None, home_passphrase=None)
+    assert done.counts.contacts == 1 and rows(again, done.identity)
+    assert not (again.path / "restoring").exists()
+
+
 def test_a_home_that_never_ran_can_be_backed_up(folder: Path) -> None:
     home, identity, words = make_home(folder / "a")
     back_up(home, folder / "b", home_passphrase=None, passphrase=None)
@@ -229,7 +244,7 @@ def test_nothing_in_a_backup_file_names_anybody(folder: Path) -> None:
     fill(home, identity)
     back_up(home, folder / "b", home_passphrase=None, passphrase=None)
     raw = (folder / "b").read_bytes()
-    for secret in (identity.identity_key, identity.certificate, b"s" * 32, b"CREATE TABLE"):
+    for secret in (b"bob".ljust(32, b"."), identity.identity_key, identity.certificate, b"s" * 32, b"CREATE TABLE"):
         assert secret not in raw
 
 

@@ -168,7 +168,14 @@ async def test_revoking_in_a_running_node(tmp_path: Path) -> None:
     alice.identity = open_identity(home, "right passphrase")
     async with alice.run() as at_alice, bob.run() as at_bob:
         await acquaint(at_alice, "alice", at_bob, "bob")
-        devices = Devices(at_alice.world, home, at_alice.identity, at_alice.connectivity.links)
+        devices = Devices(
+            at_alice.world,
+            home,
+            at_alice.identity,
+            at_alice.database,
+            at_alice.connectivity.roster,
+            at_alice.connectivity.links,
+        )
         await until_async(lambda: reaches(at_alice, at_bob))
         before = devices.list()
         kept = home.keys.read_bytes()

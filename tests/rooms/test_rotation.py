@@ -179,7 +179,7 @@ async def test_after_thirty_days_both_have_a_new_secret_and_no_trace_of_the_old(
     people = People(tmp_path)
     alice, bob, old = people.person("alice"), people.person("bob"), os.urandom(32)
     async with rotating(alice) as at_alice, rotating(bob) as at_bob:
-        await acquaint(at_alice, "alice", at_bob, "bob", old)
+        await acquaint(at_alice, "alice", at_bob, "bob", old, list_version=1)
         at_alice.connectivity.links.connect_soon(await at_alice.contact_id("bob"))
         await until_async(lambda: _linked(at_alice, at_bob))
         put_clock(people, ROTATE_SECONDS - 3_600)
@@ -197,11 +197,19 @@ async def test_after_thirty_days_both_have_a_new_secret_and_no_trace_of_the_old(
         assert old not in decrypted_pages(person.path, person.identity.database_key)
 
 
+async def test_a_newer_device_list_is_reason_enough(tmp_path: Path) -> None:
+    people, old = People(tmp_path), os.urandom(32)
+    async with rotating(people.person("alice")) as at_alice, rotating(people.person("bob")) as at_bob:
+        await acquaint(at_alice, "alice", at_bob, "bob", old, list_version=0)
+        at_alice.connectivity.links.connect_soon(await at_alice.contact_id("bob"))
+        await until_async(lambda: have_rotated(at_alice, at_bob, old))
+
+
 async def test_a_session_under_another_secret_than_the_one_in_use_changes_nothing(tmp_path: Path) -> None:
     people = People(tmp_path)
     alice, bob, old = people.person("alice"), people.person("bob"), os.urandom(32)
     async with rotating(alice) as at_alice, rotating(bob) as at_bob:
-        await acquaint(at_alice, "alice", at_bob, "bob", old)
+        await acquaint(at_alice, "alice", at_bob, "bob", old, list_version=1)
         at_alice.connectivity.links.connect_soon(await at_alice.contact_id("bob"))
         await until_async(lambda: _linked(at_alice, at_bob))
         lower, upper = sorted((at_alice, at_bob), key=lambda node: node.identity.identity_key)
@@ -217,7 +225,7 @@ async def test_a_session_under_another_secret_than_the_one_in_use_changes_nothin
 async def test_steps_of_the_wrong_side_end_the_link(tmp_path: Path) -> None:
     people = People(tmp_path)
     async with rotating(people.person("alice")) as at_alice, rotating(people.person("bob")) as at_bob:
-        await acquaint(at_alice, "alice", at_bob, "bob")
+        await acquaint(at_alice, "alice", at_bob, "bob", list_version=1)
         at_alice.connectivity.links.connect_soon(await at_alice.contact_id("bob"))
         await until_async(lambda: _linked(at_alice, at_bob))
         lower, upper = sorted((at_alice, at_bob), key=lambda node: node.identity.identity_key)
@@ -246,7 +254,7 @@ async def test_a_frame_that_is_lost_with_its_link_is_made_up_for(
 
     monkeypatch.setattr(Session, "send", lossy)
     async with rotating(alice) as at_alice, rotating(bob) as at_bob:
-        await acquaint(at_alice, "alice", at_bob, "bob", old)
+        await acquaint(at_alice, "alice", at_bob, "bob", old, list_version=1)
         put_clock(people, ROTATE_SECONDS + 3_600)
         at_alice.connectivity.links.connect_soon(await at_alice.contact_id("bob"))
         await until_async(lambda: have_rotated(at_alice, at_bob, old))

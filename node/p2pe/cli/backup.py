@@ -117,7 +117,8 @@ def restore(
     from p2pe.identity.passphrase import new_passphrase, terminal
 
     chosen = home_of(home)
-    refuse_occupied(chosen)
+    if chosen.keys.exists():  # told before anything is asked
+        refuse_occupied(chosen)
     phrase, opened_by = _secret_for(file, words, words_file, backup_passphrase_file)
     own = new_passphrase(passphrase_file, os.environ, ask=None if no_passphrase else terminal())
     done: Restored

@@ -249,6 +249,7 @@ class LinkRegistry:
             )
             if dropped:
                 await self._database.truncate_log()
+                _log.info("a pair secret was rotated")
             await self._roster.reload(known.contact_id)
         except P2peError as problem:
             _log.warning("where a contact was reached couldn't be noted", problem=str(problem))
@@ -462,6 +463,7 @@ def _note_session(session: Session, before: PeerInfo | None, now: Millis, tx: Tx
     is_new_device = session.list_version > row.list_version
     if is_new_device:
         outgoing.retract_again(tx, contact_id)
+        contacts.rotate_soon(tx, contact_id)  # the secret may be on a device that was stolen
     dropped = row.next_secret is not None and pair_keys(row.next_secret).receipt == session.receipt_key
     if dropped:
         contacts.store_pair(tx, contact_id, proven(row.pair), now)

@@ -1,5 +1,8 @@
 """Rotates the pair secrets of contacts (core/rotation.py) over the links there are, and has sessions made under the new
-ones. The old secret's bytes leave the database file at once: freed cells are zeroed, and the log is written back."""
+ones: every 30 days, and as soon as either side has a newer device list (one was stolen, or a backup was restored).
+
+The old secret's bytes leave the database file at once: freed cells are zeroed, and the log is written back.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +22,7 @@ from p2pe.core.rotation import Pair
 from p2pe.errors import LinkClosed, NotFound, RemoteError
 from p2pe.model import ContactId, Frame, Rotation, RotationStep
 from p2pe.ports import Link, World
+from p2pe.rendezvous.pulse import Pulse
 from p2pe.rendezvous.roster import Known, Roster
 from p2pe.storage import contacts
 from p2pe.storage.database import Database
@@ -39,18 +43,27 @@ class Rotator:
         self._database = database
         self._roster = roster
         self._links = links
+        self._wake = Pulse()
         self._proposed: WeakSet[Session] = WeakSet()  # over which a proposal went out: one each
 
     async def run(self, *, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Proposes what is due whenever a link comes up, and now and then. Runs until cancelled."""
-        task_status.started()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._watch, self._links.changed)
+            nursery.start_soon(self._watch, self._roster.changed)
+            task_status.started()
+            while True:
+                seen = self._wake.count
+                for known in self._roster.active():
+                    if known.we_are_lower:
+                        await self._propose_if_due(known)
+                with trio.move_on_after(ROTATE_LOOK):
+                    await self._wake.beyond(seen)
+
+    async def _watch(self, pulse: Pulse) -> None:
         while True:
-            seen = self._links.changed.count
-            for known in self._roster.active():
-                if known.we_are_lower:
-                    await self._propose_if_due(known)
-            with trio.move_on_after(ROTATE_LOOK):
-                await self._links.changed.beyond(seen)
+            await pulse.beyond(pulse.count)
+            self._wake.fire()
 
     async def _propose_if_due(self, known: Known) -> None:
         link = self._links.current(known.contact_id)

@@ -209,6 +209,11 @@ def store_pair(tx: Tx, contact_id: ContactId, pair: Pair, rotated_at: Millis | N
     _refuse_missing(tx)
 
 
+def rotate_soon(tx: Tx, contact_id: ContactId | None = None) -> None:
+    """The secret (None: every secret) may be in other hands, or in an old backup: it is due for rotation now."""
+    tx.execute("UPDATE contacts SET rotated_at = 0 WHERE id = coalesce(?, id)", (contact_id,))
+
+
 def _change(tx: Tx, contact_id: ContactId, column: str, value: object) -> None:
     tx.execute(f"UPDATE contacts SET {column} = ? WHERE id = ?", (value, contact_id))
     _refuse_missing(tx)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from p2pe.config import RECOVER_SECONDS
 from p2pe.model import Millis, StreamId
-from p2pe.storage import invites, meta, outgoing
+from p2pe.storage import contacts, invites, meta, outgoing
 from p2pe.storage.migrations import Tx
 
 
 def begin_anew(tx: Tx, now: Millis) -> None:
-    """An identity came back: for RECOVER_SECONDS its contacts may find it by its identity key alone."""
+    """An identity came back: for RECOVER_SECONDS its contacts may find it by its identity key alone, and secrets that
+    lie in a backup are replaced as soon as there is a link."""
     meta.put_number(tx, meta.RESTORED_AT, now)
     meta.put_number(tx, meta.RECOVER_UNTIL, now + 1000 * RECOVER_SECONDS)
+    contacts.rotate_soon(tx)
 
 
 def mark_restored(tx: Tx, fresh: StreamId, now: Millis, *, hold: bool) -> int:
