@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 SOURCES := node bootstrap simulations tests benchmarks
 
-.PHONY: demo test check fmt bench bench-dht natlab fuzz interop-go proto proto-check lock clean install
+.PHONY: demo test check fmt bench bench-net bench-dht natlab fuzz interop-go proto proto-check lock clean install
 
 install: $(STAMP)
 
@@ -36,6 +36,9 @@ fmt: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks.run
+
+bench-net: $(STAMP)
+	$(BIN)/python -m benchmarks.net
 
 bench-dht: $(STAMP)
 	$(BIN)/python -m p2pe_sim.dht.sockets --nodes 100

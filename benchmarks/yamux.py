@@ -109,8 +109,8 @@ async def timed(write: Callable[[], Awaitable[None]], receive: Receive, size: in
     return 1.0 / (time.process_time() - started)
 
 
-async def main() -> None:
-    """Prints one JSON object: medians, and the ratio of each interleaved pair (median, least, most)."""
+async def compare() -> dict[str, Any]:
+    """Medians, and the ratio of each interleaved pair (median, least, most), by measure."""
     figures: dict[str, Any] = {}
     for name, measure in (("bulk_mib", bulk), ("small_messages", small)):
         pairs = []
@@ -125,7 +125,11 @@ async def main() -> None:
             "py_libp2p_per_cpu_second": round(statistics.median(other for _, other in pairs)),
             "ratio": [round(statistics.median(ratios), 2), round(ratios[0], 2), round(ratios[-1], 2)],
         }
-    print(json.dumps(figures, indent=2))
+    return figures
+
+
+async def main() -> None:
+    print(json.dumps(await compare(), indent=2))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """What strangers may throw at a running node: for tests, and for the robustness table of `make bench-net`.
 
-Each attack runs until it has done its worst or is cancelled, and returns how much of it got through: an attack without
+Each attack does its worst, keeps it up until `over` is set, and returns how much of it got through: an attack without
 effect proves nothing. Sources are IP addresses to attack from, so that limits per subnet can be walked around.
 """
 
@@ -41,7 +41,7 @@ class Target:
     peer_id: PeerId
 
 
-Attack = Callable[[Target, Sequence[str]], Awaitable[int]]
+Attack = Callable[[Target, Sequence[str], trio.Event], Awaitable[int]]
 
 
 async def raw(target: Target, source: str) -> ByteStream:
@@ -65,7 +65,7 @@ async def drain(stream: ByteStream | SecureStream) -> None:
         pass
 
 
-async def syn_flood(target: Target, sources: Sequence[str], count: int = 5_000) -> int:
+async def syn_flood(target: Target, sources: Sequence[str], over: trio.Event, count: int = 5_000) -> int:
     """Opens `count` streams on one connection and says nothing on them. Returns how many were sent."""
     stream = await secured(target, sources[0])
     sent = 0
@@ -75,14 +75,16 @@ async def syn_flood(target: Target, sources: Sequence[str], count: int = 5_000) 
             for number in range(count):
                 await stream.send_all(HEADER.pack(0, WINDOW_UPDATE, SYN, 1 + 2 * number, 0))
                 sent += 1
-            await trio.sleep(2 * config.NEGOTIATION_TIMEOUT)  # holds them open
+            await over.wait()
         except BROKEN:
             pass
         nursery.cancel_scope.cancel()
     return sent
 
 
-async def overfill_window(target: Target, sources: Sequence[str], size: int = 200 * config.MIB) -> int:
+async def overfill_window(
+    target: Target, sources: Sequence[str], over: trio.Event, size: int = 200 * config.MIB
+) -> int:
     """Sends `size` bytes into one stream whatever its window is. Returns how many bytes went before the end."""
     stream = await secured(target, sources[0])
     piece = HEADER.pack(0, DATA, 0, 1, 60 * config.KIB) + bytes(60 * config.KIB)
@@ -102,7 +104,7 @@ async def overfill_window(target: Target, sources: Sequence[str], size: int = 20
     return sent
 
 
-async def idle_connections(target: Target, sources: Sequence[str], count: int = 1_000) -> int:
+async def idle_connections(target: Target, sources: Sequence[str], over: trio.Event, count: int = 1_000) -> int:
     """Opens `count` connections from all sources in turn and says nothing. Returns how many were opened."""
     opened: list[ByteStream] = []
     try:
@@ -111,7 +113,7 @@ async def idle_connections(target: Target, sources: Sequence[str], count: int = 
                 opened.append(await raw(target, sources[number % len(sources)]))
             except OSError:
                 continue
-        await trio.sleep(config.UPGRADE_TIMEOUT)
+        await over.wait()
         return len(opened)
     finally:
         for stream in opened:
@@ -120,7 +122,7 @@ async def idle_connections(target: Target, sources: Sequence[str], count: int = 
                 await stream.aclose()
 
 
-async def slowloris(target: Target, sources: Sequence[str]) -> int:
+async def slowloris(target: Target, sources: Sequence[str], over: trio.Event) -> int:
     """Stops halfway at each step of a connection, and drips. Returns how many connections and streams were held."""
     held = 0
     halves = (b"", _GREETING[:7], _GREETING + line("/noise") + b"\x00", _GREETING + line("/noise") + b"\x00\x20abc")
@@ -159,7 +161,7 @@ async def slowloris(target: Target, sources: Sequence[str]) -> int:
                         held += 1
             except (*BROKEN, trio.TooSlowError):
                 pass
-            await trio.sleep(2 * config.HANDSHAKE_TIMEOUT)
+            await over.wait()
 
     async with trio.open_nursery() as nursery:
         for number, source in enumerate(sources[:64]):
@@ -168,6 +170,8 @@ async def slowloris(target: Target, sources: Sequence[str]) -> int:
                 nursery.start_soon(half_a_frame, source)
         for source in sources[:4]:
             nursery.start_soon(half_a_request, source)
+        await over.wait()
+        nursery.cancel_scope.cancel()
     return held
 
 
@@ -186,7 +190,7 @@ RUBBISH: Final = (
 )
 
 
-async def rubbish(target: Target, sources: Sequence[str]) -> int:
+async def rubbish(target: Target, sources: Sequence[str], over: trio.Event) -> int:
     """On every protocol that the target says it speaks, and before any: rubbish. Returns how many pieces were sent.
     Raises Unreachable when a stream with rubbish stays open."""
     noise = random.Random(7)
@@ -251,7 +255,7 @@ async def dial_from(host: OverlayHost, target: Target, source: str) -> HostConne
 ATTACKS: Final[dict[str, Attack]] = {
     "5,000 streams opened (SYN flood)": syn_flood,
     "200 MiB into a window": overfill_window,
-    "1,000 idle connections of one subnet": lambda target, sources: idle_connections(target, sources[:1]),
+    "1,000 idle connections of one subnet": lambda target, sources, over: idle_connections(target, sources[:1], over),
     "1,000 idle connections of 250 subnets": idle_connections,
     "slowloris at every step": slowloris,
     "rubbish on every protocol": rubbish,

@@ -83,9 +83,10 @@ def _try(name: str, attack: Attack, story: Processes, bootstrap: Running, alice:
         _forget_peak(running.process.pid)
     effect = [0, 0]
     took = 0.0
+    over = trio.Event()
 
     async def strike(number: int) -> None:
-        effect[number] = await attack(targets[number], SOURCES)
+        effect[number] = await attack(targets[number], SOURCES, over)
 
     def honest() -> float:
         """Away and back again: a fresh connection to the bootstrap node and to Bob, and a message."""
@@ -104,6 +105,7 @@ def _try(name: str, attack: Attack, story: Processes, bootstrap: Running, alice:
                 nursery.start_soon(strike, number)
             await trio.sleep(1.0)  # the attack is at its height
             took = await trio.to_thread.run_sync(honest)
+            over.set()
 
     trio.run(both)
     figures, complaints = {}, []
