@@ -21,13 +21,17 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "core"))
 
 import structlog
 from crypto_support import ALICE, PSK0, make_dialer, make_responder
-from p2pe.config import MAX_HANDSHAKE_BYTES
+from p2pe.config import LAN_ENTRIES, MAX_HANDSHAKE_BYTES
 from p2pe.core.certificate import verify_certificate
 from p2pe.core.codec import decode_content, decode_frame, encode_content, encode_frame, pad_frame
 from p2pe.core.framing import FrameReader, frame
 from p2pe.core.handshake import Expected
 from p2pe.core.handshake_messages import AuthPayload, decode_auth, decode_hello, decode_reply, encode_auth
 from p2pe.core.kademlia.keyspace import location_key
+from p2pe.core.mdns import ENTRY_BYTES, NONCE_BYTES, Announcement, is_query, query
+from p2pe.core.mdns import decode as decode_mdns
+from p2pe.core.mdns import encode as encode_mdns
+from p2pe.core.natpmp import read_mapping, read_pcp
 from p2pe.core.records import (
     check_record,
     make_record,
@@ -37,12 +41,15 @@ from p2pe.core.records import (
     seal_addresses,
 )
 from p2pe.core.tickets import open_ticket, seal_ticket
+from p2pe.core.upnp import control_of, result_of
 from p2pe.errors import RemoteError
 from p2pe.model import Address, Millis, PeerId, PeerInfo
 from p2pe.overlay.kad_codec import KadMessage, Kind
 from p2pe.overlay.kad_codec import decode as decode_kad
 from p2pe.overlay.kad_codec import encode as encode_kad
 from test_known_answers import CONTENTS, FRAMES
+from test_natpmp import NONCE, PCP_ANSWER
+from test_upnp import DESCRIPTION, FAULT, PLACE
 
 NOW = Millis(1_800_000_000_000)
 RECORD_KEY = record_key(public_key_of(bytes(32)), 0)
@@ -90,6 +97,11 @@ def kad_messages() -> list[bytes]:
     ]
 
 
+def read_mdns(raw: bytes) -> None:
+    is_query(raw)
+    decode_mdns(raw)
+
+
 def targets() -> list[tuple[str, Target, list[bytes]]]:
     """Each decoder with valid messages to start from."""
     hello = make_dialer().hello()
@@ -109,6 +121,15 @@ def targets() -> list[tuple[str, Target, list[bytes]]]:
         ("auth payload", decode_auth, [auth]),
         ("record", read_record, records()),
         ("kad message", decode_kad, kad_messages()),
+        (
+            "mdns",
+            read_mdns,
+            [query(), encode_mdns(Announcement(bytes(NONCE_BYTES), 4001, (bytes(ENTRY_BYTES),) * LAN_ENTRIES))],
+        ),
+        ("PCP answer", lambda raw: read_pcp(raw, NONCE, 4001), [PCP_ANSWER]),
+        ("NAT-PMP answer", lambda raw: read_mapping(raw, 4001), [bytes.fromhex("00820000000000050fa1138800000e10")]),
+        ("UPnP description", lambda raw: control_of(raw, PLACE), [DESCRIPTION]),
+        ("UPnP answer", lambda raw: result_of(raw, "x"), [b"HTTP/1.1 500 No\r\n\r\n" + FAULT]),
         ("certificate", verify_certificate, [ALICE.certificate]),
         (
             "ticket",
