@@ -19,7 +19,8 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent))
 
 from decoders import Target, run
-from p2pe.core import addresses
+from p2pe import config
+from p2pe.core import addresses, mdns, natpmp, upnp
 from p2pe.core.kademlia.keyspace import Node, location_key, location_of
 from p2pe.core.kademlia.record_store import RecordStore
 from p2pe.core.kademlia.routing_table import RoutingTable
@@ -355,6 +356,68 @@ def autonat_corpus() -> list[bytes]:
     ]
 
 
+# --- the local network: announcements, and the router's answers ---
+
+ROUTER = ("192.0.2.1", 5000, "/rootDesc.xml")
+DESCRIPTION = b"""<?xml version="1.0"?><root xmlns="urn:schemas-upnp-org:device-1-0"><URLBase>http://192.0.2.1:5000</URLBase>
+<device><serviceList><service><serviceType>urn:schemas-upnp-org:service:WANIPConnection:1</serviceType>
+<controlURL>%s</controlURL></service></serviceList></device></root>"""
+RESULT = b"""HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n<?xml version="1.0"?><s:Envelope
+xmlns:s="http://schemas.xmlsoap.org/soap/envelope/"><s:Body><u:R xmlns:u="urn:x"><NewExternalIPAddress>5.1.0.1
+</NewExternalIPAddress></u:R></s:Body></s:Envelope>"""
+FAULT = RESULT.replace(b"200 OK", b"500 No").replace(b"NewExternalIPAddress", b"errorCode").replace(b"5.1.0.1", b"718")
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n<a/>\n\r\n3;x=y\r\n   \r\n0\r\n\r\n"
+
+
+def read_announcement(raw: bytes) -> None:
+    mdns.is_query(raw)
+    found = mdns.decode(raw)
+    if found is not None:
+        mdns.encode(found)
+
+
+def announcement() -> bytes:
+    entries = tuple(ENTROPY(mdns.ENTRY_BYTES) for _ in range(config.LAN_ENTRIES))
+    return mdns.encode(mdns.Announcement(ENTROPY(mdns.NONCE_BYTES), 4001, entries))
+
+
+def read_router(raw: bytes) -> None:
+    """The first byte says which question it answers."""
+    kind, raw = (raw[0] % 3 if raw else 0), raw[1:]
+    if kind == 0:
+        natpmp.read_address(raw)
+    elif kind == 1:
+        natpmp.read_mapping(raw, 4001)
+    else:
+        natpmp.read_pcp(raw, b"n" * 12, 4001)
+
+
+def router_corpus() -> list[bytes]:
+    pcp = bytes.fromhex("0281000000000e10000000ff") + bytes(12) + b"n" * 12 + bytes.fromhex("060000000fa10fa1")
+    return [
+        b"\0" + bytes.fromhex("00800000000000ff05010001"),
+        b"\1" + bytes.fromhex("00820000000000ff0fa10fa100000e10"),
+        b"\2" + pcp + bytes(10) + b"\xff\xff\x05\x01\0\1",
+    ]
+
+
+def read_search(raw: bytes) -> None:
+    upnp.location_of(raw, ROUTER[0])
+
+
+def read_description(raw: bytes) -> None:
+    control = upnp.control_of(raw, ROUTER)
+    upnp.order(control, "AddPortMapping", upnp.add_mapping(1, "192.0.2.2", 1, 1))
+
+
+def read_result(raw: bytes) -> None:
+    upnp.result_of(raw, "NewExternalIPAddress")
+
+
+def descriptions() -> list[bytes]:
+    return [DESCRIPTION % url for url in (b"/ctl/IPConn", b"http://192.0.2.1:5000/c?d", b"http://[2001:db8::1]:80/x")]
+
+
 def targets() -> list[tuple[str, Target, list[bytes]]]:
     """Each reader with valid messages to start from."""
     connection: Any = SimpleNamespace(remote_address=HERE, path=PathKind.DIRECT)
@@ -380,6 +443,11 @@ def targets() -> list[tuple[str, Target, list[bytes]]]:
         ("hop", read_hop, circuit),
         ("stop", read_stop, circuit),
         ("punch", read_punch, punch_corpus()),
+        ("announcement", read_announcement, [announcement(), mdns.query()]),
+        ("router", read_router, router_corpus()),
+        ("search", read_search, [b"HTTP/1.1 200 OK\r\nST: x\r\nLOCATION: http://192.0.2.1:5000/rootDesc.xml\r\n\r\n"]),
+        ("description", read_description, descriptions()),
+        ("result", read_result, [RESULT, FAULT, CHUNKED]),
         ("voucher", read_voucher, [make_voucher(KEY, OTHER.peer_id, 2_000_000_000)]),
         ("autonat", autonat_server(), autonat_corpus()),
     ]

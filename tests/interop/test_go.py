@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import cache
@@ -17,12 +18,16 @@ from pathlib import Path
 
 import pytest
 import trio
+from dht_kit import signed
 from js_kit import BUILD, HERE, JsError, JsPeer, line_peer, unwrapped
+from kad_kit import bad_records, directory, put_at
 from overlay_kit import info, read_all
 from p2pe.core.addresses import with_peer
+from p2pe.core.kademlia.keyspace import location_key
 from p2pe.model import Address, PathKind, PeerInfo
 from p2pe.overlay.host import OverlayHost
 from p2pe.overlay.ping import ping
+from p2pe.overlay.world import real_world
 from relay_kit import circuits, through_relay
 from streams_kit import (
     ECHO,
@@ -155,3 +160,45 @@ async def test_a_relay_that_is_full_says_so_to_go() -> None:
             go = await stack.enter_async_context(go_peer())
             with pytest.raises(JsError, match=r"RESERVATION_REFUSED|refused"):
                 await go.do("reserve", to=address_of(r))
+
+
+async def test_go_serves_our_directory_client() -> None:
+    with unwrapped():
+        async with AsyncExitStack() as stack:
+            go = await stack.enter_async_context(go_peer(kad="server"))
+            second = await stack.enter_async_context(go_peer(kad="server"))
+            await second.do("connect", to=go.address)
+            for one in (go, second):
+                await one.until("kadTable", lambda size: size == 1)
+            _, dht = await stack.enter_async_context(directory(stack, "client", go.address))
+            await dht.wait_joined()
+            key, record = signed(1)
+            near = {peer.peer_id for peer in await dht.find_closest(location_key(key))}
+            assert near == {go.peer_id, second.peer_id}
+            assert await dht.publish(key, record) == 2
+            assert await dht.lookup(key) == (record,)
+            for what, (bad_key, bad) in bad_records().items():
+                assert not await put_at(dht, go.info, bad_key, bad), what
+            now = int(time.time() * 1000)
+            key, old = signed(9, now=now - 1_000)
+            _, new = signed(9, now=now)
+            assert await put_at(dht, go.info, key, new)
+            assert not await put_at(dht, go.info, key, old)  # it compares, unlike js-libp2p
+            assert await dht.lookup(key) == (new,)
+
+
+async def test_we_serve_a_go_directory_client() -> None:
+    with unwrapped():
+        async with AsyncExitStack() as stack:
+            host, dht = await stack.enter_async_context(directory(stack, "server"))
+            go = await stack.enter_async_context(go_peer(kad="client"))
+            await go.do("connect", to=address_of(host))
+            await go.until("kadTable", lambda size: size == 1)
+            key, record = signed(11)
+            assert await go.do("kadClosest", key=location_key(key).hex()) == [str(host.peer_id)]
+            await go.do("kadPut", key=key.hex(), value=record.hex())
+            assert dht.store.get(key, real_world().clock.now()) == record
+            assert await go.do("kadGet", key=key.hex()) == record.hex()
+            with pytest.raises(JsError, match="not found"):
+                await go.do("kadGet", key=signed(12)[0].hex())
+            assert dht.server.served.malformed == 0

@@ -3,67 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
-from dht_kit import HOUR, signed
+from dht_kit import signed
 from js_kit import js_peer, unwrapped
+from kad_kit import bad_records, directory, get_at, put_at
 from overlay_kit import until
 from p2pe import config
 from p2pe.core.addresses import with_peer
 from p2pe.core.kademlia.keyspace import location_key
-from p2pe.core.records import public_key_of, record_key
-from p2pe.errors import RemoteError, Unreachable
 from p2pe.model import PeerInfo
-from p2pe.overlay.dht import Dht, open_dht
-from p2pe.overlay.host import OverlayHost
-from p2pe.overlay.kad_codec import KadMessage, Kind
 from p2pe.overlay.world import real_world
-from streams_kit import real_host
 
 pytestmark = pytest.mark.interop
-
-
-def bad_records() -> dict[str, tuple[bytes, bytes]]:
-    """(key, record) that every storer must refuse, by what is wrong with them."""
-    key, good = signed(40)
-    now = int(time.time() * 1000)
-    seed = (41).to_bytes(32, "big")
-    other = record_key(public_key_of(seed), 0)
-    return {
-        "a wrong signature": (key, good[:-1] + bytes([good[-1] ^ 1])),
-        "somebody else's key": (other, good),
-        "another slot's key": (key[:-1] + b"\x01", good),
-        "a slot beyond the last": (key[:-1] + b"\x04", signed(40, slot=4)[1]),
-        "expired": signed(42, now=now - 2 * HOUR, lives=HOUR),
-        "made in the future": signed(43, now=now + HOUR),
-        "valid for more than a day": signed(44, lives=25 * HOUR),
-        "unknown fields": (key, good + b"\x1a\x01x"),
-        "not a record": (key, b"hello"),
-        "too long": (key, good + bytes(1024)),
-    }
-
-
-@asynccontextmanager
-async def ours(stack: AsyncExitStack, mode: Any, *bootstrap: str) -> AsyncIterator[tuple[OverlayHost, Dht]]:
-    host = await real_host(stack)
-    async with open_dht(host, real_world(), mode=mode, bootstrap=bootstrap) as dht:
-        yield host, dht
-
-
-async def put_at(dht: Dht, server: PeerInfo, key: bytes, record: bytes) -> bool:
-    """A raw PUT_VALUE, past our own check; whether the server says that it stored the record."""
-    try:
-        answer = await dht.client.request(server, KadMessage(Kind.PUT_VALUE, key, record))
-    except (Unreachable, RemoteError):
-        return False
-    return answer.message.value == record
-
-
-async def get_at(dht: Dht, server: PeerInfo, key: bytes) -> bytes | None:
-    return (await dht.client.request(server, KadMessage(Kind.GET_VALUE, key))).message.value
 
 
 # --- js serves, we ask ---
@@ -77,7 +31,7 @@ async def test_js_serves_our_client() -> None:
             await second.do("connect", to=server.address)
             for one in (server, second):
                 await one.until("kadTable", lambda size: size == 1)
-            _, dht = await stack.enter_async_context(ours(stack, "client", server.address))
+            _, dht = await stack.enter_async_context(directory(stack, "client", server.address))
             await dht.wait_joined()
 
             # FIND_NODE by location hash: the js peer reads it as a peer id and tells of the other server
@@ -95,7 +49,7 @@ async def test_js_serves_our_client() -> None:
             assert await dht.lookup(signed(2)[0]) == ()
             assert await server.do("kadTable") == 1  # a client never enters their table
 
-            async with ours(stack, "client", second.address) as (_, reader):
+            async with directory(stack, "client", second.address) as (_, reader):
                 assert await reader.lookup(key) == (record,)
 
 
@@ -105,7 +59,7 @@ async def test_js_keeps_every_slot_of_a_locator() -> None:
     with unwrapped():
         async with AsyncExitStack() as stack:
             server = await stack.enter_async_context(js_peer(kad="server"))
-            _, dht = await stack.enter_async_context(ours(stack, "client", server.address))
+            _, dht = await stack.enter_async_context(directory(stack, "client", server.address))
             await dht.wait_joined()
             records = [signed(7, slot=slot) for slot in range(config.LOCATOR_SLOTS)]
             assert len({location_key(key) for key, _ in records}) == 1
@@ -119,7 +73,7 @@ async def test_js_refuses_bad_records_and_serves_new_ones() -> None:
     with unwrapped():
         async with AsyncExitStack() as stack:
             server = await stack.enter_async_context(js_peer(kad="server"))
-            _, dht = await stack.enter_async_context(ours(stack, "client", server.address))
+            _, dht = await stack.enter_async_context(directory(stack, "client", server.address))
             await dht.wait_joined()
             for what, (key, record) in bad_records().items():
                 assert not await put_at(dht, server.info, key, record), what
@@ -140,10 +94,10 @@ async def test_an_older_record_displaces_a_newer_one_at_js() -> None:
     with unwrapped():
         async with AsyncExitStack() as stack:
             server = await stack.enter_async_context(js_peer(kad="server"))
-            our_host, _ = await stack.enter_async_context(ours(stack, "server"))
+            our_host, _ = await stack.enter_async_context(directory(stack, "server"))
             await server.do("connect", to=with_peer(our_host.listen_addresses()[0], our_host.peer_id))
             await server.until("kadTable", lambda size: size == 1)
-            _, dht = await stack.enter_async_context(ours(stack, "client", server.address))
+            _, dht = await stack.enter_async_context(directory(stack, "client", server.address))
             await dht.wait_joined()
             now = int(time.time() * 1000)
             key, old = signed(9, now=now - 1_000)
@@ -164,12 +118,16 @@ def values(events: list[dict[str, Any]]) -> set[str]:
     return {event["value"] for event in events if event["name"] == "VALUE"}
 
 
+def final(events: list[dict[str, Any]]) -> set[str]:
+    return {event["peer"] for event in events if event["name"] == "FINAL_PEER"}
+
+
 async def test_we_serve_a_js_client() -> None:
     with unwrapped():
         async with AsyncExitStack() as stack:
-            first_host, first = await stack.enter_async_context(ours(stack, "server"))
+            first_host, first = await stack.enter_async_context(directory(stack, "server"))
             address = with_peer(first_host.listen_addresses()[0], first_host.peer_id)
-            second_host, second = await stack.enter_async_context(ours(stack, "server", address))
+            second_host, second = await stack.enter_async_context(directory(stack, "server", address))
             await until(lambda: len(first.table) == 1 and len(second.table) == 1)
             js = await stack.enter_async_context(js_peer(kad="client"))
             await js.do("connect", to=address)
@@ -177,10 +135,10 @@ async def test_we_serve_a_js_client() -> None:
             both = {str(first_host.peer_id), str(second_host.peer_id)}
 
             key, record = signed(11)
-            events = await js.do("kadClosest", key=location_key(key).hex())
-            assert {event["peer"] for event in events if event["name"] == "FINAL_PEER"} == both
-            found = await js.do("kadFindPeer", peer=str(second_host.peer_id))
-            assert str(second_host.peer_id) in {event["peer"] for event in found if event["name"] == "FINAL_PEER"}
+            # js gives up a peer that it couldn't dial within its own short time-out: on a busy machine it asks again
+            await js.until("kadClosest", lambda events: final(events) == both, key=location_key(key).hex())
+            wanted = str(second_host.peer_id)
+            await js.until("kadFindPeer", lambda events: wanted in final(events), peer=wanted)
 
             events = await js.do("kadPut", key=key.hex(), value=record.hex())
             assert not [event for event in events if event["name"] == "QUERY_ERROR"]
@@ -200,7 +158,7 @@ async def test_we_serve_a_js_client() -> None:
 async def test_we_refuse_bad_records_of_js() -> None:
     with unwrapped():
         async with AsyncExitStack() as stack:
-            host, dht = await stack.enter_async_context(ours(stack, "server"))
+            host, dht = await stack.enter_async_context(directory(stack, "server"))
             js = await stack.enter_async_context(js_peer(kad="client"))
             address = with_peer(host.listen_addresses()[0], host.peer_id)
             await js.do("connect", to=address)
@@ -216,14 +174,14 @@ async def test_we_refuse_bad_records_of_js() -> None:
 async def test_a_js_server_enters_our_table_and_is_told_to_others() -> None:
     with unwrapped():
         async with AsyncExitStack() as stack:
-            host, dht = await stack.enter_async_context(ours(stack, "server"))
+            host, dht = await stack.enter_async_context(directory(stack, "server"))
             address = with_peer(host.listen_addresses()[0], host.peer_id)
             js = await stack.enter_async_context(js_peer(kad="server"))
             await js.do("connect", to=address)
             await js.until("kadTable", lambda size: size == 1)
             await js.do("kadClosest", key=location_key(signed(1)[0]).hex())  # it asks us, so we look whether it serves
             await until(lambda: len(dht.table) == 1)
-            _, reader = await stack.enter_async_context(ours(stack, "client", address))
+            _, reader = await stack.enter_async_context(directory(stack, "client", address))
             await reader.wait_joined()
             assert js.peer_id in {p.peer_id for p in await reader.find_closest(bytes(js.peer_id))}
             key, record = signed(21)

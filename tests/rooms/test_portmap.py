@@ -72,11 +72,22 @@ async def test_a_router_that_knows_only_permanent_mappings() -> None:
         "<root/>",
         "<!DOCTYPE x [<!ENTITY a 'aaaa'>]>" + DESCRIPTION.partition("?>")[2],
         DESCRIPTION.replace("/ctl/IPConn", "http://192.0.2.9/ctl"),
+        DESCRIPTION.replace("/ctl/IPConn", "http://[2001:db8::1"),
         DESCRIPTION.replace("/ctl/IPConn", "/a b\r\nX: y"),
         "<root>" + "<a/>" * 3_000 + DESCRIPTION.partition("?>")[2] + "</root>",
         "x" * 200_000,
     ],
-    ids=["empty", "torn", "no-service", "entities", "elsewhere", "header-injection", "many-elements", "large"],
+    ids=[
+        "empty",
+        "torn",
+        "no-service",
+        "entities",
+        "elsewhere",
+        "half-an-address",
+        "header-injection",
+        "many-elements",
+        "large",
+    ],
 )
 async def test_a_description_that_is_no_good_is_refused(description: str) -> None:
     async with running(FakeRouter(description=description)) as router:

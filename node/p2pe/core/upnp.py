@@ -101,7 +101,10 @@ def control_of(description: bytes, location: tuple[str, int, str]) -> Control:
             found.setdefault(fields.get("serviceType", ""), fields.get("controlURL", ""))
     for service in SERVICES:
         if found.get(service):
-            target = _on(host, urljoin(base, found[service]))
+            try:
+                target = _on(host, urljoin(base, found[service]))
+            except ValueError:  # of urljoin: half an IPv6 address
+                target = None
             if target is not None:
                 return Control(*target, service)
     raise RemoteError("the router's description names no way to map ports")

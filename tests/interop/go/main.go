@@ -1,7 +1,7 @@
 // A go-libp2p node obeying the line protocol of lines.mjs: the test streams, ping, and relay v2 in each role.
 //
 // The first argument is JSON: {"relay": true} serves as a relay, with go-libp2p's default limits; {"free": true}
-// without limits on circuits.
+// without limits on circuits; {"kad": "server"} or "client" speaks /p2pe/kad/1.0.0.
 package main
 
 import (
@@ -104,6 +104,9 @@ type command struct {
 	Do   string `json:"do"`
 	To   string `json:"to"`
 	Size int    `json:"size"`
+
+	Key   string `json:"key"`
+	Value string `json:"value"`
 }
 
 func open(ctx context.Context, h host.Host, to string, p protocol.ID) (network.Stream, error) {
@@ -162,6 +165,12 @@ func obey(h host.Host, c command) (any, error) {
 			return nil, err
 		}
 		return map[string]any{"voucher": made.Voucher != nil, "limit": made.LimitData}, nil
+	case "connect":
+		info, err := peer.AddrInfoFromString(c.To)
+		if err != nil {
+			return nil, err
+		}
+		return nil, h.Connect(ctx, *info)
 	case "protocols":
 		info, err := peer.AddrInfoFromString(c.To)
 		if err != nil {
@@ -172,11 +181,14 @@ func obey(h host.Host, c command) (any, error) {
 		}
 		return h.Peerstore().GetProtocols(info.ID)
 	}
-	return nil, fmt.Errorf("no command %s", c.Do)
+	return obeyKad(ctx, c)
 }
 
 func main() {
-	var options struct{ Relay, Free bool }
+	var options struct {
+		Relay, Free bool
+		Kad         string
+	}
 	if len(os.Args) > 1 {
 		json.Unmarshal([]byte(os.Args[1]), &options)
 	}
@@ -198,6 +210,11 @@ func main() {
 			limits = append(limits, relay.WithInfiniteLimits())
 		}
 		if _, err := relay.New(h, limits...); err != nil {
+			panic(err)
+		}
+	}
+	if options.Kad != "" {
+		if err := serveKad(h, options.Kad); err != nil {
 			panic(err)
 		}
 	}
