@@ -34,6 +34,9 @@ DOWN: Final = frozenset({FaultKind.STOP, FaultKind.CRASH, FaultKind.CRASH_NO_FLU
 """Kinds in which the target's node isn't running from `at` to `until`."""
 UP_AT_LEAST: Final = 5.0  # seconds a node runs between two of its falls, so that each of them is one
 
+CUTTING: Final = frozenset({FaultKind.PARTITION, FaultKind.HALF_OPEN, FaultKind.ADDRESS_CHANGE, FaultKind.RESET})
+"""Kinds after which a node has no connections for a while, so that another fault would find none to strike."""
+DRAWS: Final = 20  # moments tried until one is found at which a fault strikes something
 SETTLED: Final = 20.0  # seconds after which a node that started has connections that a fault can strike
 
 
@@ -85,6 +88,7 @@ class _Planner:
     scenario: Scenario
     seed: int
     _down: dict[str, list[tuple[float, float]]] = field(default_factory=dict)  # by node; sorted, disjoint
+    _cut: dict[str, list[tuple[float, float]]] = field(default_factory=dict)  # by node: without connections
 
     def plan(self) -> Plan:
         nodes = tuple(self._node(group, name) for group in self.scenario.nodes for name in group.names())
@@ -162,7 +166,8 @@ class _Planner:
         for number, churn in enumerate(self.scenario.churn):
             for name in self.scenario.members(churn.who):
                 falls += self._sessions(churn, name, self._stream("churn", number, name))
-        drawn = falls + self._drawn(lambda kind: kind not in DOWN)
+        cuts = self._drawn(lambda kind: kind in CUTTING)
+        drawn = falls + cuts + self._drawn(lambda kind: kind not in DOWN | CUTTING)
         drawn.sort(key=lambda each: (each[1], each[2], each[0].value, each[3]))
         return tuple(
             Fault(f"f{number}", kind, at, until, targets, params)
@@ -181,18 +186,12 @@ class _Planner:
         return drawn
 
     def _fault(self, rule: FaultRule, random: Random) -> _Drawn | None:
-        at = _between(random, rule.at)
-        until = at if rule.kind in INSTANT else round(at + _between(random, rule.lasts), 3)
-        everybody = list(self.scenario.members(rule.who))
-        count = len(everybody)
-        if rule.count is not None:
-            count = min(rule.count, count)
-        elif rule.share is not None:
-            count = max(1, round(rule.share * count))
-        chosen = random.sample(everybody, len(everybody))
-        if rule.kind not in DOWN:
-            chosen.sort(key=lambda name: self._shaky(name, at))
-        targets = sorted(chosen[:count], key=everybody.index)
+        for _ in range(DRAWS):
+            at = _between(random, rule.at)
+            until = at if rule.kind in INSTANT else round(at + _between(random, rule.lasts), 3)
+            targets, shaky = self._targets(rule, random, at)
+            if not shaky:
+                break
         bounds = {
             name: rule.params.get(name, Range(low=default, high=default))
             for name, default in PARAMETERS.get(rule.kind, {}).items()
@@ -200,14 +199,34 @@ class _Planner:
         params = {name: _between(random, bound) for name, bound in bounds.items()}
         if rule.kind in DOWN:
             targets = [name for name in targets if self._take_down(name, at, until)]
+        elif rule.kind in CUTTING:
+            for name in targets:
+                self._cut.setdefault(name, []).append((at, until))
         return (rule.kind, at, until, tuple(targets), params) if targets else None
 
+    def _targets(self, rule: FaultRule, random: Random, at: float) -> tuple[list[str], bool]:
+        """Whom the fault strikes at that moment; True when it might find nothing to strike."""
+        everybody = list(self.scenario.members(rule.who))
+        count = len(everybody)
+        if rule.count is not None:
+            count = min(rule.count, count)
+        elif rule.share is not None:
+            count = max(1, round(rule.share * count))
+        chosen = random.sample(everybody, len(everybody))
+        if rule.kind in DOWN:
+            return sorted(chosen[:count], key=everybody.index), False
+        chosen.sort(key=lambda name: self._shaky(name, at))
+        targets = chosen[:count]
+        return sorted(targets, key=everybody.index), any(self._shaky(name, at) for name in targets)
+
     def _shaky(self, name: str, at: float) -> int:
-        """0: the node runs then, and has for a while; 1: it has just started; 2: it is down, or about to be."""
+        """0: the node runs then, and has had connections for a while; 1: it may have none; 2: it is down, or about
+        to be."""
         for begin, end in self._down.get(name, ()):
-            if begin - UP_AT_LEAST < at < end + SETTLED:
-                return 2 if at < end + UP_AT_LEAST else 1
-        return 0
+            if begin - UP_AT_LEAST < at < end + UP_AT_LEAST:
+                return 2
+        spans = (*self._down.get(name, ()), *self._cut.get(name, ()))
+        return int(any(begin - UP_AT_LEAST < at < end + SETTLED for begin, end in spans))
 
     def _take_down(self, name: str, at: float, until: float) -> bool:
         """Notes that the node is down; False when it would be down already, or has hardly come back."""
