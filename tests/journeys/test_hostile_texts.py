@@ -51,7 +51,7 @@ def test_hostile_texts_and_silent_logs(story: Processes) -> None:
     with one.client() as client:
         ids = [client.send(two.name, text)["id"] for text in HOSTILE]
         ids.append(client.edit(ids[0], f"edited {HOSTILE[0]}")["id"])
-        ids.append(client.send(two.name, f"answer {HOSTILE[1]}", reply_to=ids[1], expire_after=1000)["id"])
+        ids.append(client.send(two.name, f"marmalade {HOSTILE[1]}", reply_to=ids[1], expire_after=1000)["id"])
     settled(one, ids)
     for argv in (
         ["inbox"], ["inbox", one.name], ["inbox", "--ids"], ["inbox", "--newest", "3"], ["inbox", "--unread"],
@@ -118,7 +118,7 @@ def logs_are_silent(story: Processes, one: Person, two: Person, ids: list[str]) 
         "root#",
         "invoice_",
         "owe you",
-        "answer",
+        "marmalade",
     ]
     forbidden += [" ".join(words.split()[at : at + 2]) for words in (one.words, two.words) for at in range(0, 24, 2)]
     for line in (each for text in logs for each in text.splitlines()):
