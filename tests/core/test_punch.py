@@ -87,5 +87,6 @@ def test_of_two_who_initiate_exactly_one_gives_way() -> None:
 
 
 def test_patience_outlasts_two_round_trips() -> None:
-    assert patience(1.0) == 2.0
-    assert patience(None) == config.PUNCH_SILENCE_SECONDS == patience(0.01)
+    assert patience(1.0, 0) == 2.0
+    assert patience(None, 0) == config.PUNCH_SILENCE_SECONDS == patience(0.01, 0)
+    assert patience(0.01, 2) == 4 * config.PUNCH_SILENCE_SECONDS

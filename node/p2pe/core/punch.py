@@ -106,7 +106,8 @@ def gives_way(own: PeerId, theirs: PeerId) -> bool:
     return bytes(own) < bytes(theirs)
 
 
-def patience(round_trip: float | None) -> float:
+def patience(round_trip: float | None, rounds_before: int) -> float:
     """How long the server of a punched connection waits for the client's first bytes before it takes the client's part:
-    the other end may have accepted an ordinary connection, and waits as well."""
-    return max(config.PUNCH_SILENCE_SECONDS, 2 * (round_trip or 0.0))
+    the other end may have accepted an ordinary connection, and waits as well. Doubled each round: the other end may
+    only be slow."""
+    return max(config.PUNCH_SILENCE_SECONDS * 2.0**rounds_before, 2 * (round_trip or 0.0))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import socket
+import struct
 from contextlib import AbstractAsyncContextManager
 from typing import Final
 
@@ -48,8 +49,20 @@ class TcpStream:
     async def send_eof(self) -> None:
         await self._stream.send_eof()
 
+    def reset_on_close(self, wanted: bool) -> None:
+        try:
+            self._stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", int(wanted), 0))
+        except OSError:
+            pass  # it is closed already
+
     async def aclose(self) -> None:
         await self._stream.aclose()
+
+
+def reset_on_close(stream: ByteStream, wanted: bool) -> None:
+    """Whether closing a real TCP stream drops what is unsent and forgets the pair of ports at once (SO_LINGER 0)."""
+    if isinstance(stream, TcpStream):
+        stream.reset_on_close(wanted)
 
 
 class TcpListener:

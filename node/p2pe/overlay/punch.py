@@ -27,6 +27,7 @@ from p2pe.overlay.closing import close_now
 from p2pe.overlay.connection import STREAM_ERRORS, HostConnection
 from p2pe.overlay.connections import Connected, HostEvent
 from p2pe.overlay.host import OverlayHost
+from p2pe.overlay.net import reset_on_close
 from p2pe.overlay.relay.client import local_for
 from p2pe.overlay.relay.wire import MessageStream
 from p2pe.overlay.wire_addresses import address_to_bytes, addresses_from_bytes
@@ -79,8 +80,8 @@ class Puncher:
         try:
             with turn.scope:
                 await self._settle()
-                for _ in range(config.PUNCH_ROUNDS):
-                    attempts.append(await self._round(connection))
+                for number in range(config.PUNCH_ROUNDS):
+                    attempts.append(await self._round(connection, number))
                     if attempts[-1].outcome == "ok" or not connection.is_alive:
                         break
         finally:
@@ -88,7 +89,7 @@ class Puncher:
                 del self._turns[peer]
         return tuple(attempts)
 
-    async def _round(self, connection: HostConnection) -> PathAttempt:
+    async def _round(self, connection: HostConnection, number: int) -> PathAttempt:
         started = trio.current_time()
         plan: Plan | None = None
         stream: Stream | None = None
@@ -96,7 +97,7 @@ class Puncher:
             with trio.fail_after(config.NEGOTIATION_TIMEOUT):
                 stream = await connection.open_stream(DCUTR_PROTOCOL)
                 plan = await self._agree(MessageStream(stream))
-            outcome = await self._dial(connection.remote_peer, plan)
+            outcome = await self._dial(connection.remote_peer, plan, number)
         except trio.TooSlowError:
             outcome = "the other side didn't answer over the relay"
         except (RemoteError, Unreachable) as error:
@@ -133,7 +134,7 @@ class Puncher:
         try:
             with trio.fail_after(config.NEGOTIATION_TIMEOUT):
                 plan = await self._follow(MessageStream(stream))
-            outcome = await self._dial(peer, plan)
+            outcome = await self._dial(peer, plan, 0)
             self.on_answered(peer, self._attempt(plan, outcome, started))
         except (RemoteError, trio.TooSlowError) as error:
             log.debug("hole punching ended early", reason=str(error))
@@ -182,7 +183,7 @@ class Puncher:
         seen = [ip_of(address) for address in plan.addresses]
         return "; NAT types: their router gives each destination another port" if len(set(seen)) < len(seen) else ""
 
-    async def _dial(self, peer: PeerId, plan: Plan) -> str:
+    async def _dial(self, peer: PeerId, plan: Plan, number: int) -> str:
         """Dials as planned until there is a direct connection, dialled or accepted, or the round is over. "ok", or what
         happened instead."""
         if not plan.addresses:
@@ -194,7 +195,8 @@ class Puncher:
                     nursery.start_soon(self._until_direct, peer, events, nursery.cancel_scope)
                     await trio.sleep(plan.wait)
                     for address in plan.addresses:
-                        nursery.start_soon(self._dial_one, peer, address, plan, outcomes)
+                        silence = 0.0 if plan.is_client else patience(plan.round_trip, number)
+                        nursery.start_soon(self._dial_one, peer, address, silence, outcomes)
         if self._direct(peer) is not None:
             return "ok"
         return "; ".join(dict.fromkeys(outcomes.values()))
@@ -208,7 +210,7 @@ class Puncher:
                 event = await events.receive()
         scope.cancel()
 
-    async def _dial_one(self, peer: PeerId, address: Address, plan: Plan, outcomes: dict[Address, str]) -> None:
+    async def _dial_one(self, peer: PeerId, address: Address, silence: float, outcomes: dict[Address, str]) -> None:
         """Again and again while it is refused: a router that answers strangers lets us in once both SYNs cross."""
         local = local_for(address, self._host.bound_addresses())
         if local is None:
@@ -226,14 +228,17 @@ class Puncher:
                 continue
             outcomes[address] = "open, but the secure handshake failed"
             # Not in the round's own nursery: a handshake under way goes on though another path was faster.
-            self._nursery.start_soon(self._upgrade, peer, raw, plan)
+            self._nursery.start_soon(self._upgrade, peer, raw, silence)
             return
 
-    async def _upgrade(self, peer: PeerId, raw: ByteStream, plan: Plan) -> None:
+    async def _upgrade(self, peer: PeerId, raw: ByteStream, silence: float) -> None:
+        """As the client, or after `silence` seconds as the server that hears nothing. A failure leaves nothing behind:
+        the usual way to close would keep this pair of ports from being dialled again for a minute (TIME-WAIT)."""
         path = PathKind.PUNCHED if path_of(raw.remote) is PathKind.DIRECT else path_of(raw.remote)
         is_over = False
+        reset_on_close(raw, True)
         try:
-            first = b"" if plan.is_client else await _first_bytes(raw, patience(plan.round_trip))
+            first = await _first_bytes(raw, silence) if silence else b""
             is_over = True
             if first:
                 connection = await self._host.upgrade_inbound(_Unread(raw, first), raw.remote, path)
@@ -241,6 +246,7 @@ class Puncher:
                     connection.close_soon()
             else:
                 await self._host.upgrade_outbound(raw, peer, raw.remote, path)
+            reset_on_close(raw, False)
         except (Unreachable, *STREAM_ERRORS) as error:
             log.debug("a punched connection came to nothing", reason=str(error))
         finally:
