@@ -30,7 +30,7 @@ def test_nothing_to_better_on_a_direct_path(path: PathKind) -> None:
 @pytest.mark.parametrize(
     ("own", "attempts", "part"),
     [
-        (USUAL, (), "being looked for"),
+        (USUAL, (), "tried yet"),
         (USUAL, (tried("punch", "timed out"),), "Hole punching failed"),
         (replace(USUAL, nat=NatKind.DEPENDENT), (tried("punch", "timed out"),), "symmetric NAT"),
         (replace(USUAL, policy=RelayPolicy.ONLY), (), "relay = only"),
@@ -54,6 +54,7 @@ def test_on_a_relay(own: Own, attempts: tuple[PathAttempt, ...], part: str) -> N
         ),
         (replace(USUAL, policy=RelayPolicy.ONLY), (tried("lookup", "ok"),), "hold no relay"),
         (USUAL, (tried("lookup", "ok"), tried("relay", "timed out")), "online lately"),
+        (USUAL, (tried("handshake", "ok: they came"), tried("relay", "timed out")), "online lately"),
         (replace(USUAL, relays=0), (tried("lookup", "ok"), tried("dial", "timed out")), "No relay holds"),
     ],
 )

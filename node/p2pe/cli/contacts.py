@@ -363,13 +363,19 @@ def _print_why(answer: WhyAnswer) -> None:
             output.when(each["at"]),
             each["step"],
             output.duration(each["took"]),
-            output.safe(each["target"]) or "-",
+            output.safe(_target(each["target"])) or "-",
             output.safe(each["outcome"]),
         )
         for each in answer["attempts"]
     ]
-    styles = ["green" if each["outcome"] == "ok" else None for each in answer["attempts"]]
+    styles = ["green" if each["outcome"].startswith("ok") else None for each in answer["attempts"]]
     output.table(("WHEN", "STEP", "TOOK", "TARGET", "OUTCOME"), rows, styles=styles)
+
+
+def _target(target: str) -> str:
+    """Circuit addresses are long: the relay's address, and the end of its id."""
+    address, mark, relay = target.removesuffix("/p2p-circuit").partition("/p2p/")
+    return f"{address} (relay …{relay[-6:]})" if mark and target.endswith("/p2p-circuit") else target
 
 
 COMMANDS: Final = {

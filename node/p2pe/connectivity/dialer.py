@@ -94,7 +94,9 @@ class SessionDialer:
             usable = set(peer.addresses)
             order = dial_order([a for a in cached if a in usable], peer.addresses, self._policy(), own)
             if not order:
-                problems.append(Unreachable(f"none of their {len(peer.addresses)} addresses can be dialled from here"))
+                problem = Unreachable(f"none of their {len(peer.addresses)} addresses can be dialled from here")
+                self._note(known, "dial", ", ".join(peer.addresses), str(problem), 0.0)
+                problems.append(problem)
             await attempt(PeerInfo(peer.peer_id, order))
 
         async def attempt(peer: PeerInfo) -> None:

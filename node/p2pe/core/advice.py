@@ -47,7 +47,9 @@ def _off_the_relay(reach: ContactReachability, own: Own) -> tuple[str, ...]:
             "port in either side's router would help."
         )
     elif not punched:
-        said.append("A direct path is being looked for.")
+        said.append(
+            "No direct path was tried yet. The side that was called looks for one, unless it is set to relay = only."
+        )
     return tuple(said)
 
 
@@ -60,7 +62,7 @@ def _unreached(attempts: Sequence[PathAttempt], own: Own) -> tuple[str, ...]:
     last = {each.step: each.outcome for each in attempts}
     if last.get("lookup", "ok").startswith("not online"):
         said.append("They look offline. What you write waits here, and goes out by itself when they are back.")
-    elif last.get("handshake", "ok") != "ok":
+    elif not last.get("handshake", "ok").startswith("ok"):
         said.append(
             "Somebody answers there who can't prove to be them: they may have restored an older backup, or removed "
             "you. Ask them, and compare the safety numbers (`p2pe contacts show`)."
