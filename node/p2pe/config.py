@@ -166,6 +166,9 @@ KAD_VERIFY_QUEUE: Final = 128  # servers that asked us something and wait to be 
 KAD_VERIFY_RETRY: Final = 600.0  # seconds until a peer that failed its dial-back is tried again
 KAD_MAINTENANCE: Final = 60.0  # seconds between looks at what the table needs, jittered
 KAD_BUCKET_ENOUGH: Final = 4  # peers in a bucket; with fewer a server looks for more, or lookups through it get stuck
+KAD_THIN_RETRY: Final = (
+    900.0  # seconds until a bucket that stayed thin is looked into again: the network is small there
+)
 KAD_SERVER_CHECK: Final = 900.0  # seconds a server goes without hearing of a peer in its table before it asks
 KAD_CHECKS_AT_ONCE: Final = 4  # peers asked in one look: a table of 100 in 25 minutes
 KAD_CLIENT_CHECK: Final = 6 * 3600.0  # the same for a client, which needs only a few live peers

@@ -129,3 +129,15 @@ def test_all_slots_of_a_key_share_one_location() -> None:
     assert len({location_key(key) for key in keys}) == 1
     # frozen: other implementations must compute the same
     assert location_key(keys[0]).hex() == "1220183ba3eeeae8c667e9bca8701232cc077fa2eea76cbace97c7ceaf4017a19382"
+
+
+def test_a_thin_bucket_is_looked_into_once_and_then_left_alone_for_a_while() -> None:
+    table = RoutingTable(LOCAL)
+    for each in [*in_bucket(1, 2), *in_bucket(4, 6, start=100)]:
+        table.add(each, 0.0)
+    assert table.thin_buckets(4, 10.0, 900.0) == [0, 1, 2, 3]
+    table.touch(in_bucket(1, 1, start=500)[0].location, 10.0)
+    assert table.thin_buckets(4, 20.0, 900.0) == [0, 2, 3]
+    table.add(in_bucket(1, 1)[0], 30.0)  # an answer from there isn't a look into it
+    assert table.thin_buckets(4, 909.0, 900.0) == [0, 2, 3]
+    assert table.thin_buckets(4, 910.0, 900.0) == [0, 1, 2, 3]

@@ -199,7 +199,7 @@ class Upkeep:
 
     async def _fill(self, buckets: Sequence[int] = ()) -> None:
         """A narrow lookup, half a dozen requests, for a random key in each of `buckets` and each thin bucket."""
-        thin = self._dht.table.thin_buckets(config.KAD_BUCKET_ENOUGH)
+        thin = self._dht.table.thin_buckets(config.KAD_BUCKET_ENOUGH, trio.current_time(), config.KAD_THIN_RETRY)
         for bucket in sorted({*buckets, *thin}):
             key = key_in_bucket(self._dht.local.location, bucket, self._world.entropy)
             try:

@@ -35,7 +35,7 @@ def write_plot(result: dict[str, Any], path: Path) -> bool:
                 x=[row["placement"].replace(", ", ",<br>") for row in rows],
                 y=[100 * row["share_found"] for row in rows],
                 text=[f"{row['share_found']:.0%}" for row in rows],
-                name=name, marker_color=colour,
+                textposition="outside", cliponaxis=False, name=name, marker_color=colour,
             ),
             row=1, col=3,
         )  # fmt: skip
@@ -43,12 +43,12 @@ def write_plot(result: dict[str, Any], path: Path) -> bool:
     figure.update_yaxes(title_text="% of lookups", range=[0, 101], row=1, col=1)
     figure.update_xaxes(title_text="rounds", dtick=1, row=1, col=2)
     figure.update_yaxes(title_text="% of lookups", rangemode="tozero", row=1, col=2)
-    figure.update_yaxes(title_text="% found", range=[0, 108], row=1, col=3)
+    figure.update_yaxes(title_text="% found", range=[0, 110], row=1, col=3)
     figure.update_layout(
         title=f"{churned['nodes']:,} servers, {churned['churn_per_hour']:.0%} of them replaced an hour: "
         f"{churned['share_found']:.2%} of {churned['lookups']:,} lookups found their record",
         template="plotly_white", font={"family": "sans-serif", "color": _INK}, height=520, barmode="group",
-        legend={"orientation": "h", "x": 1, "xanchor": "right", "y": 1.12},
+        legend={"orientation": "h", "x": 1, "xanchor": "right", "y": 1.2},
     )  # fmt: skip
     figure.write_html(path, include_plotlyjs=True, full_html=True)
     return True

@@ -40,13 +40,14 @@ class Entry:
 class Bucket:
     """At most k entries and k waiting, oldest first."""
 
-    __slots__ = ("entries", "groups", "healthy", "touched_at", "waiting")
+    __slots__ = ("entries", "groups", "healthy", "looked_at", "touched_at", "waiting")
 
     def __init__(self) -> None:
         self.entries: dict[PeerId, Entry] = {}
         self.waiting: dict[PeerId, Node] = {}
         self.groups: GroupCounter = bucket_counter()
         self.touched_at = float("-inf")  # the last answer from, or lookup into, this bucket
+        self.looked_at = float("-inf")  # the last lookup into it
         self.healthy: list[Node] | None = None  # nodes of the entries without failures; None: count anew
 
     def nodes(self) -> list[Node]:
@@ -208,15 +209,17 @@ class RoutingTable:
                 due.append(index)
         return due
 
-    def thin_buckets(self, least: int) -> list[int]:
-        """Buckets with fewer than `least` healthy peers where the network must have more: as many are known beyond.
-        A joining server has to fill them: looking itself up, it meets its neighbours only."""
+    def thin_buckets(self, least: int, now: float = float("inf"), unlooked_for: float = 0.0) -> list[int]:
+        """Buckets with fewer than `least` healthy peers where the network should have more: as many are known beyond.
+        A joining server has to fill them: looking itself up, it meets its neighbours only. Those looked into within
+        `unlooked_for` seconds are left out: there was nobody else."""
         thin = []
         beyond = 0
         for index in range(self._deepest, -1, -1):
             bucket = self._buckets[index]
             here = 0 if bucket is None else len(bucket.nodes())
-            if here < least <= beyond:
+            looked_at = float("-inf") if bucket is None else bucket.looked_at
+            if here < least <= beyond and now - looked_at >= unlooked_for:
                 thin.append(index)
             beyond += here
         return thin[::-1]
@@ -225,7 +228,8 @@ class RoutingTable:
         """A lookup towards `target` ended: its bucket has been looked into. Those beyond the deepest one used don't
         count: they would all have to be walked through."""
         if self.bucket_index(target) <= self._deepest:
-            self._bucket_for(target).touched_at = now
+            bucket = self._bucket_for(target)
+            bucket.touched_at = bucket.looked_at = now
 
     def _bucket_for(self, location: int) -> Bucket:
         index = self.bucket_index(location)
