@@ -155,6 +155,7 @@ KAD_QUORUM: Final = 3  # storers that agree on the newest record before a reader
 KAD_BUCKET_REFRESH: Final = 3600.0  # seconds a bucket may go without an answer from it before it is looked into
 KAD_STORER_CACHE: Final = 1_024  # locations whose storers are remembered: 5 contacts a minute for three hours
 KAD_STORER_CACHE_SECONDS: Final = 5_400.0  # for a reader; a publisher keeps them for as long as enough of them answer
+KAD_RELOOK_SECONDS: Final = 600.0  # storers found so lately that have no record aren't doubted: somebody is just away
 KAD_STORERS_LEAST: Final = 6  # of KAD_STORE_COUNT that must still take a record, or they are looked up again
 KAD_STREAM_IDLE: Final = 2.5  # seconds an unused stream and its connection are kept: less than until the first ping
 KAD_MAX_IDLE_STREAMS: Final = 64

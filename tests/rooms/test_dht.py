@@ -221,6 +221,24 @@ async def test_publishing_anew_costs_no_lookup_until_storers_are_missing(nursery
     assert await bob.dht.lookup(key) == (newest,)
 
 
+async def test_looking_for_somebody_away_again_and_again_costs_one_lookup(nursery: trio.Nursery) -> None:
+    boot = await start(nursery)
+    servers = [await start(nursery, "server", (boot.address,)) for _ in range(8)]
+    for server in servers:
+        await server.dht.wait_joined()
+    await until(lambda: len(boot.dht.table) == 8)
+    alice = await start(nursery, "client", (boot.address,))
+    await alice.dht.wait_joined()
+    key, record = signed(6)
+    before = alice.dht.stats().lookups
+    for _ in range(5):
+        assert await alice.dht.lookup(key) == ()
+    assert alice.dht.stats().lookups <= before + 2  # one, and that of joining
+    bob = await start(nursery, "client", (boot.address,))
+    await bob.dht.publish(key, record)
+    assert await alice.dht.lookup(key) == (record,)
+
+
 async def test_a_client_ends_its_connections_with_the_request_a_server_waits_to_be_dialled_back(
     nursery: trio.Nursery,
 ) -> None:

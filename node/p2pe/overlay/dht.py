@@ -199,7 +199,8 @@ class Dht:
         entry = self._entry(key)
         fresh = await self._find_storers(entry, key, max_age=config.KAD_STORER_CACHE_SECONDS)
         found = await self._get_from(entry.storers, key)
-        if not found and not fresh:
+        age = trio.current_time() - entry.found_at
+        if not found and not fresh and (age > config.KAD_RELOOK_SECONDS or not entry.was_full):
             await self._find_storers(entry, key, max_age=0.0)
             found = await self._get_from(entry.storers, key)
         return tuple(record.raw for record in found)
