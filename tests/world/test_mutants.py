@@ -36,10 +36,9 @@ def test_every_invariant_has_a_mutant() -> None:
     assert {each.caught_by for each in MUTANTS.values()} >= set(SAFETY)
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
 @pytest.mark.parametrize(
     ("relay", "nat"), [("fallback", NatType.NONE), ("only", NatType.NONE), ("fallback", NatType.SYMMETRIC)]
 )
-def test_the_real_node_breaks_nothing_there(world: Worker, seed: int, relay: str, nat: NatType) -> None:
-    result = world.run(rough(seed, relay=relay, nat=nat))
+def test_the_real_node_breaks_nothing_there(world: Worker, relay: str, nat: NatType) -> None:
+    result = world.run(rough(1, relay=relay, nat=nat))
     assert result.verdict is Verdict.PASSED, (result.problem, result.broken)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from p2pe_sim.plan import Fault, FaultKind
 from p2pe_sim.result import Verdict
-from world_kit import Worker, two, worker
+from world_kit import Worker, rough, two, worker
 
 
 def test_two_people_write_to_each_other(world: Worker) -> None:
@@ -20,3 +21,52 @@ def test_equal_plans_give_equal_digests_in_any_process(world: Worker) -> None:
         digests.add(another.run(two(7)).digest)
     assert len(digests) == 1
     assert world.run(two(8)).digest not in digests
+
+
+def test_every_kind_of_fault_is_felt_and_survived(world: Worker) -> None:
+    """One after the other; each has an effect, or the run would be vacuous."""
+    who = {FaultKind.CRASH: ("hub",), FaultKind.STOP: ("ben",)}
+    kinds = [kind for kind in FaultKind if kind is not FaultKind.REINSTALL]
+    faults = [
+        Fault(f"f{n}", kind, 10.0 + 12.0 * n, 15.0 + 12.0 * n, who.get(kind, ("ada",)), {"rate": 0.6})
+        for n, kind in enumerate(kinds)
+    ]
+    result = world.run(two(3, messages=60, duration=230.0, faults=faults))
+    assert result.verdict is Verdict.PASSED, (result.problem, result.broken)
+    assert all(result.effects[each.id] > 0 for each in faults), result.effects
+
+
+def test_a_fault_without_effect_makes_a_run_vacuous(world: Worker) -> None:
+    fault = Fault("f1", FaultKind.DISK_FULL, 40.0, 50.0, ("ada",))
+    result = world.run(two(messages=2, faults=[fault]))
+    assert result.verdict is Verdict.VACUOUS
+    assert "f1 (disk_full of ada) had no effect" in result.problem
+
+
+def test_too_little_work_makes_a_run_vacuous(world: Worker) -> None:
+    result = world.run(two(messages=8, duration=12.0))
+    assert result.verdict is Verdict.VACUOUS
+    assert "delivered" in result.problem
+
+
+def test_a_rough_world_is_as_rough_as_it_says(world: Worker) -> None:
+    result = world.run(rough(2))
+    assert result.verdict is Verdict.PASSED, (result.problem, result.broken)
+    assert result.counts["starts"] >= 5
+    assert result.counts["resets"] >= 6
+    assert result.counts["refused"] > 0
+
+
+def test_what_one_node_less_changes_stays_with_its_neighbours(world: Worker) -> None:
+    """Chance comes from streams of each node's and link's own: shrinking a plan doesn't make another world of it."""
+    from dataclasses import replace
+
+    from p2pe_sim.world.randomness import Randomness
+
+    plan = two(5)
+    assert Randomness(5).stream("link", "ada", "ben").random() == Randomness(5).stream("link", "ada", "ben").random()
+    assert Randomness(5).stream("link", "ada", "ben").random() != Randomness(5).stream("link", "ben", "ada").random()
+    fewer = replace(plan, messages=plan.messages[:4], checks=replace(plan.checks, floors={}))
+    whole, part = (world.run(each, keep_events=True) for each in (plan, fewer))
+    until = plan.messages[4].at - 0.1
+    assert [e for e in whole.events if e["at"] < until] == [e for e in part.events if e["at"] < until]

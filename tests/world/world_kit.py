@@ -104,7 +104,7 @@ def rough(seed: int = 1, *, relay: str = "fallback", nat: NatType = NatType.NONE
     return Plan(
         "rough",
         seed,
-        130.0,
+        100.0,
         (
             Node("hub", Role.BOOTSTRAP),
             Node("rim", Role.BOOTSTRAP),
@@ -114,5 +114,5 @@ def rough(seed: int = 1, *, relay: str = "fallback", nat: NatType = NatType.NONE
         (Friendship("ada", "ben"),),
         tuple(Message(f"m{n}", 2.0 + 0.9 * n, names[n % 3 == 2], names[n % 3 != 2]) for n in range(60)),
         tuple(faults),
-        Checks(liveness=(Liveness("delivered", 60.0),), floors={"delivered": 50 if reaches else 0}),
+        Checks(liveness=(Liveness("delivered", 40.0),), floors={"delivered": 50 if reaches else 0}),
     )

@@ -3,8 +3,8 @@ a thread or a process, or write a file. What does raises EscapeError, naming wha
 
 Calls of Python functions are caught by putting a raising one in their place, everywhere that node code or a library
 it uses has imported it to; what C code does (sockets, threads, files) by an audit hook. Trio and the simulator itself
-are let through. One thing can't be caught and is known: ML-KEM's encapsulation draws its randomness inside OpenSSL.
-No size, time or decision depends on it.
+are let through. What can't be caught is entropy that a library draws in C by itself; the one place is ML-KEM's
+encapsulation, for which a run has a stand-in (encapsulation.py).
 """
 
 from __future__ import annotations

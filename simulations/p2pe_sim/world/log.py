@@ -1,6 +1,6 @@
 """What happened, in order: the digest of a run, and the events that a report shows.
 
-Nothing in it depends on bytes that are random beyond the seed (ML-KEM's): times, sizes, names and kinds alone.
+Times, sizes, names and kinds alone: no bytes.
 """
 
 from __future__ import annotations
