@@ -9,7 +9,6 @@ virtual network, disk and clock. Everything that a session encrypts passes a wra
 from __future__ import annotations
 
 from collections import Counter
-from types import SimpleNamespace
 from typing import Any
 
 import apsw
@@ -89,6 +88,19 @@ def counting(used: Counter[tuple[bytes, bytes]]) -> type[Any]:
     return Counting
 
 
+class Unwatched:
+    """Stands where a simulation's observer is: whatever it is told, it takes. What counts here is looked up."""
+
+    def __getattr__(self, _name: str) -> Unwatched:
+        return self
+
+    def __call__(self, *_told: object, **_more: object) -> Unwatched:
+        return self
+
+    def start_failed(self, _person: Person, problem: str) -> None:
+        pytest.fail(f"a node can't start: {problem}")
+
+
 class Lives:
     """Plays one life of two."""
 
@@ -103,13 +115,7 @@ class Lives:
             self.people.append(
                 Person(node, self.internet.add(name), self.internet, self.randomness, self.server.addresses)
             )
-        self.watch: Any = SimpleNamespace(
-            started=lambda *_: None,
-            start_failed=lambda _, problem: pytest.fail(f"a node can't start: {problem}"),
-            link_changed=lambda *_, **__: None,
-            server_started=lambda *_: None,
-            ledger=SimpleNamespace(reopened=lambda *_: None, committed=lambda *_, **__: None),
-        )
+        self.watch: Any = Unwatched()
         self.seeds = [self.randomness.token("root", name, 0) for name in NAMES]
         self.count = 0
         self.backups: list[bytes | None] = [None, None]
