@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack
 import pytest
 import trio
 from overlay_kit import ECHO, info, say, until
+from p2pe import config
 from p2pe.core.punch import PunchMessage, Said
 from p2pe.errors import Unreachable
 from p2pe.model import Address, PathAttempt, PathKind, PeerId
@@ -15,6 +16,7 @@ from p2pe.overlay.host import OverlayHost
 from p2pe.overlay.punch import DCUTR_PROTOCOL, Puncher, _to_wire, open_puncher
 from p2pe.overlay.relay.client import open_relay_client
 from p2pe.overlay.relay.wire import MessageStream
+from p2pe.proto.circuit_pb2 import HolePunch
 from relay_kit import client, relay, through_relay
 
 
@@ -98,6 +100,27 @@ async def test_garbage_is_dropped_and_the_next_round_works() -> None:
                     pass
         attempts = await b_puncher.punch(relayed)
         assert attempts[-1].outcome == "ok"
+
+
+async def test_nobody_has_us_dial_addresses_of_their_choice_for_ever() -> None:
+    async with AsyncExitStack() as stack:
+        a, _, b, _ = await pair(stack)
+        (relayed,) = b.connections(a.peer_id)
+        answers = 0
+        for _ in range(config.PUNCH_ANSWERS_PER_MINUTE + 3):
+            try:
+                stream = await relayed.open_stream(DCUTR_PROTOCOL)
+                messages = MessageStream(stream)
+                await messages.send(_to_wire(PunchMessage(Said.CONNECT)))  # no addresses: only answers count here
+                await messages.receive(HolePunch)
+                answers += 1
+                await messages.send(_to_wire(PunchMessage(Said.SYNC)))
+                await stream.send_eof()
+                while await stream.receive_some():
+                    pass
+            except (Unreachable, trio.BrokenResourceError):
+                continue
+        assert config.PUNCH_ANSWERS_PER_MINUTE <= answers < config.PUNCH_ANSWERS_PER_MINUTE + 3
 
 
 async def test_both_initiating_ends_in_one_working_connection() -> None:

@@ -19,6 +19,7 @@ import trio
 
 from p2pe import config
 from p2pe.core.addresses import ip_of, is_public, path_of
+from p2pe.core.kademlia.rates import RateLimiter
 from p2pe.core.observed import NatKind
 from p2pe.core.punch import Initiator, Plan, PunchMessage, Responder, Said, gives_way, patience, worth_naming
 from p2pe.errors import RemoteError, Unreachable
@@ -57,6 +58,8 @@ class Puncher:
         self._host = host
         self._nursery = nursery
         self._useful = useful
+        per_minute = config.PUNCH_ANSWERS_PER_MINUTE
+        self._answers = RateLimiter(per_minute / 60, per_minute, config.PUNCH_PEERS_COUNTED)
         self._turns: dict[PeerId, _Turn] = {}  # bounded by the relayed connections
         self.allows: Callable[[PeerId], bool] = lambda _: True  # may this peer, who came by a relay, learn our address?
         self.on_answered: Callable[[PeerId, PathAttempt], None] = lambda _, __: None
@@ -125,6 +128,9 @@ class Puncher:
         earlier = self._turns.get(peer)
         may_go_on = earlier is None or (earlier.initiates and gives_way(self._host.peer_id, peer))
         if connection.path is not PathKind.RELAYED or not (is_ours or self.allows(peer)) or not may_go_on:
+            stream.reset()
+            return
+        if not self._answers.allow(peer, trio.current_time()):  # each has us dial addresses of the peer's choice
             stream.reset()
             return
         if earlier is not None:

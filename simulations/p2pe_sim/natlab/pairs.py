@@ -30,7 +30,7 @@ class Outcome:
     delivered: bool
     path: str | None  # the last one seen
     first_delivery: float | None  # from both nodes answering
-    straight_after: float | None  # from the relayed connection to the direct one
+    straight_after: float | None  # from the relayed connection to the direct one; None also without a relayed one
 
 
 @dataclass
@@ -165,5 +165,5 @@ def try_pair(homes: PairedHomes, one: NatType, other: NatType, *, seed: int, wat
                 if first is not None:
                     break
             time.sleep(0.02)
-        after = None if straight_at is None else straight_at - (relayed_at or straight_at)
+        after = None if straight_at is None or relayed_at is None else straight_at - relayed_at
         return Outcome(one, other, first is not None, path, first, after)
