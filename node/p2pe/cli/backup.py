@@ -103,8 +103,9 @@ def restore(
 ) -> None:
     """Bring an identity back, into a home that has none.
 
-    From a backup:  p2pe restore FILE            (asks for its passphrase or your 24 words)
-    From the words: p2pe restore --words         (contacts come back as they come by: see `p2pe requests`)
+    From a backup:  p2pe restore FILE  asks for its passphrase or your 24 words.
+
+    From the words alone:  p2pe restore --words  ; contacts come back as they come by, see `p2pe requests`.
 
     Either way this becomes a new device of yours, and the one before stops working at your contacts. Messages that
     waited in a backup are held: `p2pe outbox --state held_identity` shows them, `p2pe resend NAME` sends them,
