@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import trio
+from p2pe.logs import set_up_logging
 from p2pe_sim.natlab.lab import LabUnavailable
 from p2pe_sim.natlab.nat import NatType
 from p2pe_sim.natlab.pairs import PairedHomes, stage, try_pair
@@ -154,6 +155,7 @@ def tables(figures: list[Figure], trials: list[Trial]) -> list[Table]:
 
 def main() -> int:
     """Always exit status 0 once measured: a benchmark tells, it doesn't judge."""
+    set_up_logging("warning", json_lines=False)
     console = Console()
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("measuring", total=STEPS)

@@ -132,18 +132,19 @@ async def _measure(relay: PeerInfo, relay_pid: int) -> dict[str, float]:
             "connect_direct_ms": await _dials(here, direct),
             "connect_relayed_ms": await _dials(here, relayed),
         }
-        over = {name: await here.dial(peer) for name, peer in
-                (("direct", direct), ("relayed", relayed), ("proxied", proxied))}  # fmt: skip
-        assert over["relayed"].path is PathKind.RELAYED
-        rates: dict[str, list[float]] = {name: [] for name in over}
-        cpu: dict[str, float] = dict.fromkeys(over, 0.0)
+        peers = {"direct": direct, "relayed": relayed, "proxied": proxied}
+        rates: dict[str, list[float]] = {name: [] for name in peers}
+        cpu: dict[str, float] = dict.fromkeys(peers, 0.0)
         relay_cpu = 0.0
         for _ in range(ROUNDS):
-            for name, connection in over.items():
+            for name, peer in peers.items():
+                connection = await here.dial(peer)  # a new one: a circuit is cut after 256 MiB
+                assert (connection.path is PathKind.RELAYED) == (name == "relayed")
                 before = cpu_seconds(os.getpid()), cpu_seconds(relay_pid)
                 rates[name].append(await _bulk(connection))
                 cpu[name] += cpu_seconds(os.getpid()) - before[0]
                 relay_cpu += cpu_seconds(relay_pid) - before[1]
+                await connection.aclose()
         carried = ROUNDS * BULK / 2**20
         figures["ends_direct_mib_cpu_s"] = carried / cpu["direct"]
         figures["ends_relayed_mib_cpu_s"] = carried / cpu["relayed"]
