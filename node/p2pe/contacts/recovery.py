@@ -133,7 +133,10 @@ class Recovery:
                 self._note(contact_id, "ok" if done else "they were restored, and haven't approved you yet", started)
         except Unreachable as problem:
             _log.debug("no recovery", problem=str(problem))
-        except (RemoteError, LinkClosed, trio.TooSlowError, StorageError, NotFound) as problem:
+        except NotFound:  # the contact was removed meanwhile
+            self._looks.pop(contact_id, None)
+            return
+        except (RemoteError, LinkClosed, trio.TooSlowError, StorageError) as problem:
             self._note(contact_id, str(problem) or "it took too long", started)
         look.running = False
         look.wait = RECOVER_LOOK_FIRST if soon else min(2 * look.wait, RECOVER_LOOK_MAX)
