@@ -30,6 +30,7 @@ from p2pe_sim.result import Result, Verdict
 
 _READ = 1 << 16
 _TICK = 0.5  # seconds between looks at the children's time
+_GRACE = 10.0  # seconds from SIGTERM to SIGKILL: a run of tier 2 takes its laboratory down
 
 
 @dataclass
@@ -39,6 +40,7 @@ class _Child:
     pipe: int
     ends_at: float
     heard: bytearray = field(default_factory=bytearray)
+    problem: str = ""  # why it was told to end
 
 
 class _Server:
@@ -74,10 +76,7 @@ class _Server:
                 while self._waiting and len(self._children) < self._jobs:
                     self._start(self._waiting.popleft())
         finally:
-            for child in self._children.values():
-                os.kill(child.pid, signal.SIGKILL)
-            for child in self._children.values():
-                os.waitpid(child.pid, 0)
+            self._end_all()
 
     def _start(self, job: dict[str, Any]) -> None:
         tier = job["plan"].get("tier", 1)
@@ -101,12 +100,30 @@ class _Server:
         if data:
             child.heard += data
             return
-        self._finish(child, "")
+        self._finish(child, child.problem)
 
     def _end_the_late(self) -> None:
-        for child in [each for each in self._children.values() if time.monotonic() > each.ends_at]:
-            os.kill(child.pid, signal.SIGKILL)
-            self._finish(child, f"still running after {child.job.get('limit', 600.0):g} real seconds (--seed-limit)")
+        now = time.monotonic()
+        for child in [each for each in self._children.values() if now > each.ends_at]:
+            if child.problem:
+                os.kill(child.pid, signal.SIGKILL)
+                self._finish(child, child.problem)
+                continue
+            child.problem = f"still running after {child.job.get('limit', 600.0):g} real seconds (--seed-limit)"
+            child.ends_at = now + _GRACE
+            os.kill(child.pid, signal.SIGTERM)
+
+    def _end_all(self) -> None:
+        left = {child.pid for child in self._children.values()}
+        for pid in left:
+            os.kill(pid, signal.SIGTERM)
+        ends = time.monotonic() + _GRACE
+        while left and time.monotonic() < ends:
+            left = {pid for pid in left if os.waitpid(pid, os.WNOHANG) == (0, 0)}
+            time.sleep(0.02)
+        for pid in left:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
 
     def _finish(self, child: _Child, problem: str) -> None:
         self._selector.unregister(child.pipe)
@@ -136,6 +153,7 @@ def _in_child(job: dict[str, Any], writer: int) -> None:
     """Never returns."""
     code = 1
     try:
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # unwinds: what the run made is taken down
         limit = int(job.get("limit", 600.0)) + 60
         resource.setrlimit(resource.RLIMIT_CPU, (limit, limit))  # should the server be killed before it can end us
         null = os.open(os.devnull, os.O_RDWR)
@@ -145,6 +163,8 @@ def _in_child(job: dict[str, Any], writer: int) -> None:
         with os.fdopen(writer, "wb") as pipe:
             pipe.write(result.to_json().encode())
         code = 0
+    except SystemExit:
+        pass
     except BaseException:  # noqa: BLE001  (the last thing this process does)
         traceback.print_exc()
     finally:

@@ -49,10 +49,11 @@ def test_equal_digests_whatever_runs_beside() -> None:
 
 def test_a_run_that_never_ends_is_ended() -> None:
     with fork_server(2, limit=1.0) as server:
-        answers = {job.key[1]: result for job, result in server.run([Job(("", 99, 0), endless()), *jobs(1)])}
-    assert answers[99].verdict is Verdict.ERROR
-    assert "still running after 1 real seconds" in answers[99].problem
-    assert answers[1].verdict is Verdict.PASSED
+        ((_, result),) = server.run([Job(("", 99, 0), endless())])
+        assert server.pid is not None
+        assert children_of(server.pid) == []
+    assert result.verdict is Verdict.ERROR
+    assert "still running after 1 real seconds" in result.problem
 
 
 def test_a_run_whose_process_dies_is_an_error_and_the_next_one_runs() -> None:
