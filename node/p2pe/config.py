@@ -166,6 +166,9 @@ KAD_SERVER_STREAM_SECONDS: Final = 60.0  # an inbound stream without a request i
 KAD_VERIFY_QUEUE: Final = 128  # servers that asked us something and wait to be dialled back
 KAD_VERIFY_RETRY: Final = 600.0  # seconds until a peer that failed its dial-back is tried again
 KAD_MAINTENANCE: Final = 60.0  # seconds between looks at what the table needs, jittered
+KAD_MAINTENANCE_FIRST: Final = (
+    2.0  # the first of these, doubling: of servers that start together each meets few at once
+)
 KAD_BUCKET_ENOUGH: Final = 4  # peers in a bucket; with fewer a server looks for more, or lookups through it get stuck
 KAD_THIN_RETRY: Final = (
     900.0  # seconds until a bucket that stayed thin is looked into again: the network is small there

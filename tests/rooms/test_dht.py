@@ -269,3 +269,19 @@ async def test_a_connection_in_use_or_protected_isn_t_ended_with_the_request(nur
     stream.reset()
     connection.close_if_unused()
     assert not connection.is_alive
+
+
+async def test_servers_that_start_together_know_each_other_soon(nursery: trio.Nursery) -> None:
+    """The first learns of all; each of the others, while joining, of those that the first knew by then."""
+    boot = await start(nursery)
+    servers: list[Node] = []
+
+    async def join() -> None:
+        servers.append(await start(nursery, "server", (boot.address,)))
+
+    async with trio.open_nursery() as joining:
+        for _ in range(8):
+            joining.start_soon(join)
+    with trio.fail_after(30):
+        while min(len(server.dht.table) for server in servers) < 8:  # noqa: ASYNC110 - upkeep by and by
+            await trio.sleep(0.05)

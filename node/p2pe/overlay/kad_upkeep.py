@@ -48,6 +48,7 @@ class Upkeep:
         self._tried: OrderedDict[PeerId, float] = OrderedDict()  # dial-backs under way or done, and when
         self._emptied = trio.Event()
         self._refreshed_at: float | None = None
+        self._pause = config.KAD_MAINTENANCE_FIRST
         self.joined = trio.Event()
 
     def refreshed_ago(self) -> float | None:
@@ -150,8 +151,9 @@ class Upkeep:
 
     async def _pause_while_well(self) -> None:
         """Until the next look, or until the table has become empty."""
-        with trio.move_on_after(self._jittered(config.KAD_MAINTENANCE)):
+        with trio.move_on_after(self._jittered(self._pause)):
             await self._emptied.wait()
+        self._pause = min(2 * self._pause, config.KAD_MAINTENANCE)
 
     def peer_failed(self) -> None:
         """Told after each failure: with the last peer gone, joining starts again at once."""
@@ -172,6 +174,8 @@ class Upkeep:
             return
         await self.check_peers(config.KAD_SERVER_CHECK if is_server else config.KAD_CLIENT_CHECK)
         if is_server:
+            if len(self._dht.table) < config.KAD_K:  # others may have joined at the same time, or since
+                await self._look_around()
             await self.refresh_buckets(config.KAD_BUCKET_REFRESH)
 
     async def check_peers(self, unseen_for: float) -> None:

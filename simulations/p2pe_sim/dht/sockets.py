@@ -11,6 +11,7 @@ import argparse
 import json
 import os
 import random
+import resource
 import sys
 import time
 from collections.abc import Callable
@@ -24,7 +25,7 @@ import trio
 from p2pe.config import IDLE_CONNECTION_SECONDS, KAD_K, KAD_STORE_COUNT, KAD_STREAM_IDLE
 from p2pe.core.addresses import with_peer
 from p2pe.core.kademlia.keyspace import MULTIHASH_SHA256, location_of
-from p2pe.errors import Unreachable
+from p2pe.errors import Unreachable, UsageError
 from p2pe.logs import set_up_logging
 from p2pe.model import Address
 from p2pe.overlay.dht import Dht, open_dht
@@ -61,6 +62,15 @@ class Measured:
     problems: list[str] = field(default_factory=list)
 
 
+def allow_descriptors(wanted: int) -> None:
+    """Both ends of every connection are in this process. Raises UsageError when the system grants too few."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < wanted:
+        raise UsageError(f"this needs {wanted} file descriptors; the system grants {hard} (ulimit -Hn)")
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
 class Server:
     """One server, that can be killed alone."""
 
@@ -95,6 +105,7 @@ async def measure(
     nodes: int, *, kill: float = 0.3, lookups: int = 100, seed: int = 1, tell: Callable[[str], None] = silent
 ) -> Measured:
     """Runs the whole course once."""
+    allow_descriptors(100 * nodes)
     chosen = random.Random(seed)
     result = Measured(nodes)
     async with trio.open_nursery() as nursery:
@@ -168,7 +179,8 @@ async def _look_up(
                 found = await asker.dht.find_closest(key)
             except Unreachable as error:
                 result.failed_lookups += 1
-                result.problems.append(str(error))
+                if str(error) not in result.problems:
+                    result.problems.append(str(error))
                 found = ()
             seconds.append(time.monotonic() - began)
             right += [peer.peer_id for peer in found] == [s.host.peer_id for s in true]
