@@ -6,20 +6,15 @@ Building takes minutes, so this isn't part of `make test`: it runs where P2PE_IN
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
-import subprocess
 import time
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
-from functools import cache
-from pathlib import Path
+from contextlib import AsyncExitStack
 
 import pytest
 import trio
 from dht_kit import signed
-from js_kit import BUILD, HERE, JsError, JsPeer, line_peer, unwrapped
+from go_kit import go_peer
+from js_kit import JsError, unwrapped
 from kad_kit import bad_records, directory, put_at
 from overlay_kit import info, read_all
 from p2pe.core.addresses import with_peer
@@ -45,32 +40,6 @@ from streams_kit import (
 pytestmark = pytest.mark.interop
 BULK = 8 << 20
 KIB = 1 << 10
-
-
-@cache
-def _built() -> Path | str:
-    """The program, or why there is none."""
-    if os.environ.get("P2PE_INTEROP_GO") != "1":
-        return "set P2PE_INTEROP_GO=1 to build go-libp2p, which takes minutes"
-    go = shutil.which("go")
-    if go is None:
-        return "go isn't installed: no go-libp2p to talk to"
-    made = BUILD / "go-peer"
-    BUILD.mkdir(parents=True, exist_ok=True)
-    done = subprocess.run([go, "build", "-o", str(made), "."], cwd=HERE / "go", capture_output=True, text=True)
-    if done.returncode != 0 and any(word in done.stderr for word in ("dial tcp", "no such host", "i/o timeout")):
-        return "the Go module proxy can't be reached"
-    assert done.returncode == 0, done.stderr[-3000:]
-    return made
-
-
-@asynccontextmanager
-async def go_peer(**options: object) -> AsyncIterator[JsPeer]:
-    built = _built()
-    if isinstance(built, str):
-        pytest.skip(built)
-    async with line_peer([str(built), json.dumps(options)]) as peer:
-        yield peer
 
 
 def address_of(host: OverlayHost) -> str:
