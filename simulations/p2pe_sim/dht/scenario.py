@@ -274,7 +274,6 @@ class Placement:
 PLACEMENTS = (
     Placement("at random, each in its own /24", False, None),
     Placement("aimed, all in 4 /24s", True, 4),
-    Placement("aimed, all in 16 /24s", True, 16),
     Placement("aimed, each in its own /24", True, None),
 )
 
