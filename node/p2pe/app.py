@@ -144,6 +144,8 @@ async def run_node(
                 records = RecoveryRecords(world, dht)
                 requests = Requests(world, host, database, identity, connectivity, records)
                 recovery = Recovery(world, host, database, identity, connectivity, records)
+                uses_lan = world.lan and settings.lan and settings.relay is not RelayPolicy.ONLY
+                mapper = PortMapper(host) if uses_lan else None
                 services = Services(
                     version=version("p2pe"),
                     pid=os.getpid(),
@@ -152,7 +154,7 @@ async def run_node(
                     identity_key=identity.identity_key,
                     key_protection=SEALED if is_sealed(settings.home.keys) else UNSEALED,
                     now=world.clock.now,
-                    overlay=lambda: _overlay(host, dht, reach),
+                    overlay=lambda: _overlay(host, dht, reach, mapper),
                     directory=DhtView(dht),
                     own_reach=lambda: _own_reach(dht, reach),
                     book=book,
@@ -172,9 +174,9 @@ async def run_node(
                 await nursery.start(supervise, "requests", requests.run)
                 await nursery.start(supervise, "recovery", recovery.run)
                 await nursery.start(supervise, "network", partial(watch_network, host))
-                if world.lan and settings.lan and settings.relay is not RelayPolicy.ONLY:
+                if mapper is not None:
                     nearby = Nearby(world, host, connectivity.roster, connectivity.links)
-                    await nursery.start(supervise, "port mapping", PortMapper(host).run)
+                    await nursery.start(supervise, "port mapping", mapper.run)
                     await nursery.start(supervise, "local network", nearby.run)
                 await nursery.start(supervise, "rotation", rotator.run)
                 nursery.start_soon(_keep_peers, database, world, dht)
@@ -211,7 +213,7 @@ def _relays(settings: Settings, dht: Dht) -> tuple[PeerInfo, ...]:
     return (*(PeerInfo(peer_id, (address,)) for address, peer_id in map(split_peer, plain)), *dht.peers())
 
 
-def _overlay(host: OverlayHost, dht: Dht, reach: Reach) -> OverlayShape:
+def _overlay(host: OverlayHost, dht: Dht, reach: Reach, mapper: PortMapper | None) -> OverlayShape:
     status = reach.status()
     return {
         "peer_id": str(host.peer_id),
@@ -223,6 +225,7 @@ def _overlay(host: OverlayHost, dht: Dht, reach: Reach) -> OverlayShape:
             "relay_policy": status.policy.value,
             "nat": status.nat.value,
             "port_kept": status.port_kept,
+            "port_mapping": "off" if mapper is None else mapper.describe(),
             "verified": list(status.verified),
             "observed": list(status.observed),
             "relays": [{"peer_id": str(peer), "address": address} for peer, address in status.relays],

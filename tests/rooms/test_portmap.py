@@ -127,6 +127,7 @@ def test_the_mapped_address_is_announced_while_it_lasts(speaks: str) -> None:
             assert router.mappings == {port: port}
             outside = Address(f"/ip4/5.6.7.8/tcp/{port}")
             assert outside in mapper._host.listen_addresses()
+            assert mapper.describe().endswith(f"at {outside}")
             ip("addr del 192.168.7.2/24 dev lan0", "addr add 6.6.6.6/24 dev lan0")  # now on a network without NAT
             await mapper._host.refresh_interfaces()
             await until(lambda: outside not in mapper._host.listen_addresses())
@@ -155,6 +156,7 @@ def test_behind_a_carriers_nat_the_mapping_is_given_back_and_not_announced() -> 
         router = FakeRouter(outside="100.64.3.4")
         async with mapped(router) as mapper:
             await until(lambda: "another NAT" in mapper.problem)
+            assert "another NAT (100.64.3.4)" in mapper.describe()
             assert router.mappings == {} and mapper.mapping is None
             assert all("100.64" not in a for a in mapper._host.listen_addresses())
 

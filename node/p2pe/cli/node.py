@@ -153,6 +153,7 @@ def _show_status(answer: StatusAnswer) -> None:
             ("network", reach),
             ("reached", _reached(overlay["reachability"])),
             ("router", _router(overlay["reachability"])),
+            ("port", _mapped_port(overlay["reachability"])),
             ("relays", _relays(overlay["reachability"])),
             ("listens", "\n".join(overlay["listen"]) or "nowhere"),
             ("contacts", "\n".join([connected, *map(_link, answer["links"])])),
@@ -185,6 +186,12 @@ def _router(reach: ReachabilityShape) -> str:
             return output.paint("another port for each destination", "yellow") + " (symmetric: mostly relayed)"
         case _:
             return f"not known: needs two servers that say how they see us{port}"
+
+
+def _mapped_port(reach: ReachabilityShape) -> str:
+    if reach["port_mapping"] == "off":
+        return "no router is asked for one, as you chose"
+    return "mapped by the router: " + reach["port_mapping"]
 
 
 def _relays(reach: ReachabilityShape) -> str:

@@ -207,6 +207,7 @@ class ReachabilityShape(TypedDict):
     relay_policy: str
     nat: str
     port_kept: bool | None
+    port_mapping: str  # what the router was asked for and granted, or why not, for people
     verified: list[str]
     observed: list[str]
     relays: list[RelayShape]

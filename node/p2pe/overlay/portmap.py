@@ -47,6 +47,12 @@ class PortMapper:
         self.mapping: Mapping | None = None
         self.problem = "not tried yet"
 
+    def describe(self) -> str:
+        """For people: what is mapped, or why nothing is."""
+        if self.mapping is not None:
+            return f"{self.mapping.method}, at {_outside(self.mapping)}"
+        return f"none ({self.problem})" if self.problem else "none"
+
     def _real_routers(self, client: str) -> Sequence[Router]:
         gateway = next((each for each in gateways() if ":" not in each), None)
         upnp = Upnp(client, gateway)
