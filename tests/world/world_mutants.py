@@ -21,6 +21,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 from unittest.mock import patch
 
+import p2pe.app as app
 import p2pe.connectivity.service as service
 import p2pe.messaging.receiver as receiver_module
 import p2pe.rendezvous.publisher as publisher_module
@@ -127,6 +128,13 @@ def _begins_anew(deliver: Any) -> Any:
 def _crashing_room(_run: Any) -> Any:
     async def mutant(self: Any, *, task_status: Any) -> None:
         task_status.started()
+        raise ZeroDivisionError("a defect")
+
+    return mutant
+
+
+def _dying(_keep_peers: Any) -> Any:
+    async def mutant(*_arguments: Any) -> None:
         raise ZeroDivisionError("a defect")
 
     return mutant
@@ -244,6 +252,7 @@ MUTANTS: dict[str, Mutant] = {
     "lost-ack": Mutant("delivered", ((receiver_module, "receipt_frames", _no_receipts),)),
     "begins-anew": Mutant("states-forward", ((Couriers, "_deliver", _begins_anew),)),
     "crashing-room": Mutant("no-defects", ((Expiry, "run", _crashing_room),)),
+    "dying": Mutant("no-defects", ((app, "_keep_peers", _dying),)),
     "plaintext-link": Mutant(
         "no-plaintext", ((Session, "__init__", _plain_session), (SecureStream, "__init__", _plain_transport))
     ),

@@ -19,7 +19,6 @@ from p2pe.app_home import Settings
 from p2pe.control.services import Services
 from p2pe.core.certificate import make_certificate
 from p2pe.core.paths import RelayPolicy
-from p2pe.errors import P2peError
 from p2pe.identity.home import Home
 from p2pe.identity.keyfile import DeviceBox, write_keys
 from p2pe.identity.keys import DeviceKeys, Identity, RootKeys
@@ -154,8 +153,9 @@ class Person:
     # --- life ---
 
     async def run(self, watch: Watch) -> bool:
-        """One process, to its end. False when it couldn't start."""
+        """One process, to its end. False when it couldn't start, or died of a defect: it is to be started again."""
         self.starts += 1
+        failed = False
         process = self.process = Process(ProcessNet(self._internet, self.machine), self.disk.mount())
         world = World(
             clock=self.clock,
@@ -173,17 +173,17 @@ class Person:
                     self._is_up()
                     watch.started(self)
                     self.up.set()
-        except* P2peError as group:
-            if process.services is not None:
-                raise
-            watch.start_failed(self, str(group.exceptions[0]))
+        except* Exception as group:  # noqa: BLE001 - whatever ends a node is a finding
+            if process.is_alive:  # else: it was killed, and its unwinding means nothing
+                failed = True
+                watch.died(self, group, process.services is not None)
         finally:
             if process.is_alive:
                 process.net.kill()
             process.ended.set()
             if self.process is process:
                 self._is_down()
-        return process.services is not None
+        return not failed
 
     def _is_up(self) -> None:
         if self.down_since is not None:

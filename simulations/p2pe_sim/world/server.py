@@ -84,6 +84,9 @@ class Server:
                     self.up.set()
                     task_status.started()
                     await trio.sleep_forever()
+        except* Exception as group:  # noqa: BLE001 - whatever ends a node is a finding
+            if net.is_alive:
+                watch.died(self, group, True)
         finally:
             if net.is_alive:
                 net.kill()

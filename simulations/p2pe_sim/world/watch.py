@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 import trio
+from p2pe.errors import P2peError
 from p2pe.overlay.noise import SecureStream
 from p2pe.ports import Link
 
@@ -49,9 +50,17 @@ class Watch:
         self.log.add("start", node=person.name)
         self.count("starts")
 
-    def start_failed(self, person: Person, problem: str) -> None:
-        self.log.add("start_failed", node=person.name, problem=problem)
-        self.count("failed_starts")
+    def died(self, node: Person | Server, group: BaseExceptionGroup[Exception], had_started: bool) -> None:
+        """A node ended by an exception: one that says why it can't start is no defect (a full disk), all others are."""
+        first: BaseException = group
+        while isinstance(first, BaseExceptionGroup):
+            first = first.exceptions[0]
+        if not had_started and isinstance(first, P2peError):
+            self.log.add("start_failed", node=node.name, problem=str(first))
+            self.count("failed_starts")
+            return
+        self.log.add("died", node=node.name, problem=type(first).__name__)
+        self.findings.add("no-defects", f"{node.name}'s node ended: {_described(group)}", node.name)
 
     def server_started(self, server: Server, services: ServerServices) -> None:
         self.log.add("start", node=server.name)
