@@ -158,6 +158,7 @@ KAD_STORER_CACHE_SECONDS: Final = 5_400.0  # for a reader; a publisher keeps the
 KAD_RELOOK_SECONDS: Final = 600.0  # storers found so lately that have no record aren't doubted: somebody is just away
 KAD_STORERS_LEAST: Final = 6  # of KAD_STORE_COUNT that must still take a record, or they are looked up again
 KAD_STREAM_IDLE: Final = 2.5  # seconds an unused stream and its connection are kept: less than until the first ping
+KAD_SERVER_STREAM_IDLE: Final = 8.0  # the same at a server: it is to be dialled back meanwhile
 KAD_MAX_IDLE_STREAMS: Final = 64
 KAD_MAX_RPC: Final = 64  # requests of ours under way at once; more wait
 KAD_RPC_PER_PEER: Final = 4  # of them at one server, each on a stream of its own

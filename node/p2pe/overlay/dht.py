@@ -118,7 +118,7 @@ class Dht:
     def set_mode(self, mode: Mode) -> None:
         """Serves or stops serving. A node serves only while strangers can reach it."""
         self._mode = mode
-        self.client.closes_at_once = mode == "client"
+        self.client.idle_seconds = config.KAD_STREAM_IDLE if mode == "client" else config.KAD_SERVER_STREAM_IDLE
         if mode == "server":
             self._host.handle(config.KAD_PROTOCOL, self.server.handle)
         else:

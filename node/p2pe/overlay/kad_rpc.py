@@ -54,7 +54,7 @@ class KadClient:
         self._lanes: OrderedDict[PeerId, _Lane] = OrderedDict()  # least recently used first
         self._places = trio.CapacityLimiter(config.KAD_MAX_RPC)
         self.traffic = Traffic()
-        self.closes_at_once = True  # connections with their last stream; servers wait, to be dialled back
+        self.idle_seconds = config.KAD_STREAM_IDLE  # a server's are longer
 
     async def request(self, peer: PeerInfo, message: KadMessage) -> Answer:
         """Asks a peer, connecting if need be. Raises Unreachable (also after KAD_QUERY_TIMEOUT) or RemoteError.
@@ -89,10 +89,10 @@ class KadClient:
             raise Unreachable(f"{connection.remote_peer} refused a request") from None
 
     def sweep(self) -> float:
-        """Closes streams that nobody used for KAD_STREAM_IDLE, and all beyond KAD_MAX_IDLE_STREAMS servers; and the
-        connections that we dialled for them, if nothing else runs there and `closes_at_once`: kept idle, one costs
+        """Closes streams that nobody used for `idle_seconds`, and all beyond KAD_MAX_IDLE_STREAMS servers; and the
+        connections that we dialled for them, if nothing else runs there: kept idle, one costs
         more in pings than it did to make. Returns the seconds until the next stream is due, 0 when there is none."""
-        horizon = trio.current_time() - config.KAD_STREAM_IDLE
+        horizon = trio.current_time() - self.idle_seconds
         excess = len(self._lanes) - config.KAD_MAX_IDLE_STREAMS
         for peer_id, lane in list(self._lanes.items()):
             if lane.users or (lane.used_at > horizon and excess <= 0):
@@ -101,7 +101,7 @@ class KadClient:
             del self._lanes[peer_id]
             for stream in lane.idle:
                 stream.reset()
-                if self.closes_at_once and stream.connection.is_dialer:
+                if stream.connection.is_dialer:
                     stream.connection.close_if_unused()
         unused = [lane.used_at for lane in self._lanes.values() if not lane.users]
         return max(0.05, min(unused) - horizon) if unused else 0.0
