@@ -89,7 +89,8 @@ class Shrinking:
 
     def _try(self, candidates: Sequence[Plan]) -> bool:
         """Takes the first of `candidates` that fails alike; False when none does."""
-        fresh = [each for each in candidates if each.to_json() not in self._seen]
+        sound = [each for each in candidates if _has_bootstrap(each) or not _has_bootstrap(self.plan)]
+        fresh = [each for each in sound if each.to_json() not in self._seen]
         answers: dict[int, Result] = {}
         jobs = [Job((each.scenario, each.seed, number), each) for number, each in enumerate(fresh)]
         for job, result in self.engine.run(jobs):
@@ -103,6 +104,11 @@ class Shrinking:
                 self.watch(self)
                 return True
         return False
+
+
+def _has_bootstrap(plan: Plan) -> bool:
+    """Without any, nobody finds anybody: every message stays undelivered, and that isn't the failure looked for."""
+    return any(node.role is Role.BOOTSTRAP for node in plan.nodes)
 
 
 def _judged_by(plan: Plan) -> Plan:

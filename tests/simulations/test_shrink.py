@@ -39,6 +39,7 @@ def test_only_what_matters_is_left() -> None:
     assert state.plan.faults[0].kind is FaultKind.RESET
     assert [message.id for message in state.plan.messages] == [WRITTEN.id]
     assert {node.name for node in state.plan.nodes} >= {WRITTEN.sender, WRITTEN.recipient, CULPRIT.targets[0]}
+    assert any(node.role is Role.BOOTSTRAP for node in state.plan.nodes), "without one everything fails, for nothing"
     assert all(node.nat is NatType.NONE and node.loss == 0.0 for node in state.plan.nodes)
     assert state.plan.duration == 55.0
     assert state.result.broken[0].invariant == "once", "another failure isn't the one that was looked for"
