@@ -15,7 +15,7 @@ from p2pe_sim.stories.reinstall import Return, play_quietly
 pytestmark = pytest.mark.journey
 
 CASTS = (("alice", "bob"), ("bob", "alice"))
-AT_ONCE = 4  # of the eight
+AT_ONCE = 4  # of the eight: they wait more than they work
 Told = dict[tuple[Return, tuple[str, str]], Future[tuple[str, Exception | None]]]
 
 

@@ -447,7 +447,7 @@ def test_any_two_lives_end_well(life: Life) -> None:
 
 
 @pytest.mark.slow
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 @given(lives)
 def test_many_lives_end_well(life: Life) -> None:
     play(life)

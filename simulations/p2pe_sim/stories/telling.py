@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from rich.console import Console
 
-from p2pe_sim.processes import ProcessFailed, eventually
+from p2pe_sim.processes import PATIENCE, ProcessFailed, eventually
 
 T = TypeVar("T")
 
@@ -39,7 +39,7 @@ class Teller:
 
     def comes(self, sentence: str, look: Callable[[], T | None]) -> T:
         """Waits for it, and tells it. Raises ProcessFailed when it doesn't come."""
-        found = eventually(sentence, look)
+        found = eventually(sentence, look, patience=3 * PATIENCE)  # they look for each other ever more rarely
         self.asserted += 1
         self._console.print(f"  ✓ {sentence}")
         return found
