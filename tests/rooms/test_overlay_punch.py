@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from contextlib import AsyncExitStack
+from functools import partial
 
 import pytest
 import trio
@@ -121,6 +122,30 @@ async def test_nobody_has_us_dial_addresses_of_their_choice_for_ever() -> None:
             except (Unreachable, trio.BrokenResourceError):
                 continue
         assert config.PUNCH_ANSWERS_PER_MINUTE <= answers < config.PUNCH_ANSWERS_PER_MINUTE + 3
+
+
+async def test_a_failed_dial_is_reset_so_that_the_listen_port_can_dial_there_again(nursery: trio.Nursery) -> None:
+    """Somebody accepts and says nothing that we understand. Closed as usual, the pair of ports would be in TIME-WAIT
+    (which Linux lets pass on loopback alone)."""
+    was_reset: list[bool] = []
+
+    async def babble(stream: trio.SocketStream) -> None:
+        await stream.send_all(b"\x05hello")
+        try:
+            async for _ in stream:
+                pass
+            was_reset.append(False)
+        except trio.BrokenResourceError:
+            was_reset.append(True)
+
+    async with AsyncExitStack() as stack:
+        _, _, b, _ = await pair(stack)
+        listeners = await nursery.start(partial(trio.serve_tcp, babble, 0, host="127.0.0.1"))
+        address = Address(f"/ip4/127.0.0.1/tcp/{listeners[0].socket.getsockname()[1]}")
+        with pytest.raises(Unreachable):
+            await b.dial_address(PeerId(b"\x00\x01a"), address, local=b.bound_addresses()[0])
+        await until(lambda: was_reset == [True])
+        nursery.cancel_scope.cancel()
 
 
 async def test_both_initiating_ends_in_one_working_connection() -> None:

@@ -21,6 +21,7 @@ from p2pe.model import Address, PathAttempt, PathKind, PeerId
 from p2pe.overlay.closing import close_now
 from p2pe.overlay.hostkey import HostKey
 from p2pe.overlay.limits import HostLimits
+from p2pe.overlay.net import reset_on_close
 from p2pe.overlay.noise import WrongPeer
 from p2pe.overlay.upgrade import Upgraded, upgrade_outbound
 from p2pe.ports import ByteStream, World
@@ -126,11 +127,17 @@ class Dialer:
         return Dialled(upgraded, path, raw.local, remote)
 
     async def upgrade(self, raw: ByteStream, peer_id: PeerId) -> Upgraded:
-        """The dialer's upgrade of a stream that is open already. Closes it, and raises Unreachable, on failure."""
+        """The dialer's upgrade of a stream that is open already. Closes it, and raises Unreachable, on failure.
+
+        What fails, or loses a race, is reset: closing it as usual would keep our listen port from being used towards
+        that address for a minute (TIME-WAIT), and hole punching needs just that.
+        """
         upgraded: Upgraded | None = None
+        reset_on_close(raw, True)
         try:
             with errors_for_people(), trio.fail_after(self._limits.upgrade_timeout):
                 upgraded = await upgrade_outbound(raw, self._key, self._world.entropy, peer_id)
+            reset_on_close(raw, False)
             return upgraded
         finally:
             if upgraded is None:
