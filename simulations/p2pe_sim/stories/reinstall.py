@@ -75,6 +75,10 @@ class Story:
         with viewer.person.client() as client:
             return client.contact(other.called)
 
+    def knows(self, viewer: Side, other: Side) -> bool:
+        with viewer.person.client() as client:
+            return any(each["name"] == other.called for each in client.contacts())
+
     def send(self, sender: Side, other: Side, text: str) -> str:
         with sender.person.client() as client:
             return client.send(other.called, text)["id"]
@@ -221,6 +225,7 @@ class Story:
                 tell.holds("nothing arrives before it is approved", client.inbox()["messages"] == [])
                 client.decide(request["id"], approve=True)
             tell.say(f"{victim.name}$ p2pe requests approve {request['id']}")
+            tell.comes(f"{sender.name} is a contact again", lambda: self.knows(victim, sender))
         elif not is_first and self.variant is Return.OLD_BACKUP:
             self.backup_with_a_deleted_message(sender, victim)
         victim.has.append(f"{KEPT} ({sender.name}'s)")
