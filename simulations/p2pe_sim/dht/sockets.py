@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 
 LOOPBACK = Address("/ip4/127.0.0.1/tcp/0")
 _JOINING_AT_ONCE = 8
-_UNSEEN_SECONDS = 60.0  # one refresh asks every peer that wasn't heard of for so long
 _LOOKUPS_AT_ONCE = 4
 
 
@@ -208,10 +207,10 @@ async def _refresh(living: list[Server]) -> None:
 
     async def refresh(server: Server) -> None:
         async with limit:
-            for _ in range(len(server.dht.table)):
-                if not server.dht.table.due_for_check(trio.current_time(), _UNSEEN_SECONDS):
-                    break
-                await server.dht.upkeep.check_peers(_UNSEEN_SECONDS)
+            for _ in range(
+                -(-len(server.dht.table) // 2)
+            ):  # rounds of KAD_CHECKS_AT_ONCE: everybody, and the failed twice
+                await server.dht.upkeep.check_peers(0.0)
             await server.dht.upkeep.refresh_buckets(0.0)
 
     async with trio.open_nursery() as nursery:
