@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Final
@@ -22,7 +23,7 @@ import trio
 from p2pe.app_home import DEFAULT_LISTEN, SEALED, UNSEALED, Settings
 from p2pe.config import PEERS_SAVE_SECONDS, RESTART_FIRST_SECONDS, RESTART_MAX_SECONDS
 from p2pe.connectivity.nearby import Nearby
-from p2pe.connectivity.service import open_links
+from p2pe.connectivity.service import Connectivity, open_links
 from p2pe.contacts.book import Book
 from p2pe.contacts.devices import Devices
 from p2pe.contacts.pairing import Pairing
@@ -66,6 +67,7 @@ if TYPE_CHECKING:
 
 _log: Final = structlog.get_logger(__name__)
 OpenDatabase = Callable[[], AbstractAsyncContextManager[Database]]
+Work = Callable[..., Awaitable[None]]  # takes a task status
 
 
 async def run(
@@ -96,7 +98,6 @@ async def run_node(
     `open_db` brings another disk and `control` False leaves the socket out: for simulations.
     """
     world = world or real_world()
-    started_at = world.clock.now()
     if open_db is None:
         open_db = partial(open_database, settings.home.database, identity.database_key, world)
     async with (
@@ -109,6 +110,7 @@ async def run_node(
             open_dht(host, world, mode="client", bootstrap=settings.bootstrap, seeds=seeds) as dht,
             open_reach(host, settings.relay, lambda: _relays(settings, dht)) as reach,
         ):
+            outside = _Outside(settings, world, identity, database, host, dht, reach)
             signals = Signals()
             couriers = Couriers(database, world, signals)
             rotation: dict[type[Frame], FrameHandler] = {}  # filled below: the links come first
@@ -127,63 +129,87 @@ async def run_node(
                 ) as connectivity,
                 trio.open_nursery() as nursery,
             ):
-                book = Book(database, connectivity.roster, connectivity.links)
-                pairing = Pairing(
-                    world,
-                    host,
-                    dht,
-                    database,
-                    identity,
-                    connectivity,
-                    bootstrap=lambda: settings.bootstrap or _servers(dht),
-                    learn_bootstrap=dht.learn_bootstrap,
-                )
+                connectivity.links.on_new_device = partial(couriers.wake, others=True)
                 rotator = Rotator(world, database, connectivity.roster, connectivity.links)
                 rotation[Rotation] = rotator.handle
-                connectivity.links.on_new_device = partial(couriers.wake, others=True)
-                records = RecoveryRecords(world, dht)
-                requests = Requests(world, host, database, identity, connectivity, records)
-                recovery = Recovery(world, host, database, identity, connectivity, records)
-                uses_lan = world.lan and settings.lan and settings.relay is not RelayPolicy.ONLY
-                mapper = PortMapper(host) if uses_lan else None
-                services = Services(
-                    version=version("p2pe"),
-                    pid=os.getpid(),
-                    home=str(settings.home.path),
-                    started_at=started_at,
-                    identity_key=identity.identity_key,
-                    key_protection=SEALED if is_sealed(settings.home.keys) else UNSEALED,
-                    now=world.clock.now,
-                    overlay=lambda: _overlay(host, dht, reach, mapper),
-                    directory=DhtView(dht),
-                    own_reach=lambda: _own_reach(dht, reach),
-                    book=book,
-                    pairing=pairing,
-                    requests=requests,
-                    replace_contact=partial(replace_contact, world, database, pairing),
-                    devices=Devices(world, settings.home, identity, database, connectivity.roster, connectivity.links),
-                    links=connectivity.links,
-                    couriers=couriers,
-                    outbox=Outbox(database, world, signals, couriers, identity.k_msgid),
-                    inbox=Inbox(database, world, signals, couriers),
-                    resender=Resender(database, world, signals, couriers, identity.k_msgid),
-                )
-                await nursery.start(supervise, "couriers", partial(couriers.run, connectivity.links))
-                await nursery.start(supervise, "expiry", Expiry(database, world, signals).run)
-                await nursery.start(supervise, "pairing", pairing.run)
-                await nursery.start(supervise, "requests", requests.run)
-                await nursery.start(supervise, "recovery", recovery.run)
-                await nursery.start(supervise, "network", partial(watch_network, host))
-                if mapper is not None:
-                    nearby = Nearby(world, host, connectivity.roster, connectivity.links)
-                    await nursery.start(supervise, "port mapping", mapper.run)
-                    await nursery.start(supervise, "local network", nearby.run)
-                await nursery.start(supervise, "rotation", rotator.run)
+                services, parts = _rooms(outside, connectivity, signals, couriers)
+                for name, work in {**parts, "rotation": rotator.run}.items():
+                    await nursery.start(supervise, name, work)
                 nursery.start_soon(_keep_peers, database, world, dht)
                 if control:
                     await nursery.start(supervise, "control", partial(serve, services, settings.home.socket))
                 task_status.started(services)
                 await trio.sleep_forever()
+
+
+@dataclass(frozen=True, slots=True)
+class _Outside:
+    """What the upper rooms stand on, opened and running."""
+
+    settings: Settings
+    world: World
+    identity: Identity
+    database: Database
+    host: OverlayHost
+    dht: Dht
+    reach: Reach
+
+
+def _rooms(
+    outside: _Outside, connectivity: Connectivity, signals: Signals, couriers: Couriers
+) -> tuple[Services, dict[str, Work]]:
+    """The upper rooms, wired: what the control API serves, and the tasks to supervise, in the order of their start."""
+    settings, world, identity = outside.settings, outside.world, outside.identity
+    database, host, dht, reach = outside.database, outside.host, outside.dht, outside.reach
+    roster, links = connectivity.roster, connectivity.links
+    pairing = Pairing(
+        world,
+        host,
+        dht,
+        database,
+        identity,
+        connectivity,
+        bootstrap=lambda: settings.bootstrap or _servers(dht),
+        learn_bootstrap=dht.learn_bootstrap,
+    )
+    records = RecoveryRecords(world, dht)
+    requests = Requests(world, host, database, identity, connectivity, records)
+    uses_lan = world.lan and settings.lan and settings.relay is not RelayPolicy.ONLY
+    mapper = PortMapper(host) if uses_lan else None
+    services = Services(
+        version=version("p2pe"),
+        pid=os.getpid(),
+        home=str(settings.home.path),
+        started_at=world.clock.now(),
+        identity_key=identity.identity_key,
+        key_protection=SEALED if is_sealed(settings.home.keys) else UNSEALED,
+        now=world.clock.now,
+        overlay=lambda: _overlay(host, dht, reach, mapper),
+        directory=DhtView(dht),
+        own_reach=lambda: _own_reach(dht, reach),
+        book=Book(database, roster, links),
+        pairing=pairing,
+        requests=requests,
+        replace_contact=partial(replace_contact, world, database, pairing),
+        devices=Devices(world, settings.home, identity, database, roster, links),
+        links=links,
+        couriers=couriers,
+        outbox=Outbox(database, world, signals, couriers, identity.k_msgid),
+        inbox=Inbox(database, world, signals, couriers),
+        resender=Resender(database, world, signals, couriers, identity.k_msgid),
+    )
+    parts: dict[str, Work] = {
+        "couriers": partial(couriers.run, links),
+        "expiry": Expiry(database, world, signals).run,
+        "pairing": pairing.run,
+        "requests": requests.run,
+        "recovery": Recovery(world, host, database, identity, connectivity, records).run,
+        "network": partial(watch_network, host),
+    }
+    if mapper is not None:
+        parts["port mapping"] = mapper.run
+        parts["local network"] = Nearby(world, host, roster, links).run
+    return services, parts
 
 
 async def _listen(host: OverlayHost, settings: Settings) -> None:
@@ -257,7 +283,7 @@ async def _keep_peers(database: Database, world: World, dht: Dht) -> None:
 
 async def supervise(
     name: str,
-    work: Callable[..., Awaitable[None]],
+    work: Work,
     *,
     task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
