@@ -166,6 +166,8 @@ KAD_SERVER_STREAMS: Final = 16  # request streams a peer may have open with us: 
 KAD_SERVER_STREAM_SECONDS: Final = 60.0  # an inbound stream without a request is closed then
 KAD_VERIFY_QUEUE: Final = 128  # servers that asked us something and wait to be dialled back
 KAD_VERIFY_RETRY: Final = 600.0  # seconds until a peer that failed its dial-back is tried again
+KAD_VERIFY_RETRY_SLOW: Final = 30.0  # the same when there was no time, or it hung up before its turn
+KAD_VERIFY_TIMEOUT: Final = 12.0  # seconds for a dial-back: DIAL_TIMEOUT, and the question
 KAD_MAINTENANCE: Final = 60.0  # seconds between looks at what the table needs, jittered
 KAD_MAINTENANCE_FIRST: Final = (
     2.0  # the first of these, doubling: of servers that start together each meets few at once
@@ -188,6 +190,10 @@ KAD_REQUESTS_PER_SECOND: Final = 50  # a peer; an honest lookup sends fewer than
 DIAL_TIMEOUT: Final = 10.0  # seconds for all addresses of one peer
 DIAL_STAGGER: Final = 0.25  # seconds between addresses (RFC 8305 section 5)
 UPGRADE_TIMEOUT: Final = 10.0  # seconds for Noise and muxer on a new connection; slowloris ends here
+MAX_LINGERING_DIALS: Final = 32  # dials that go on after their callers gave up; more are dropped with the caller
+LINGERING_SECONDS: Final = (
+    8.0  # what comes of such a dial is kept so long for who asks again, as KAD_SERVER_STREAM_IDLE
+)
 MAX_CONNECTIONS: Final = 512  # a node
 MAX_CONNECTIONS_BOOTSTRAP: Final = 4_096
 MAX_CONNECTIONS_PER_SUBNET: Final = 32  # /24 or /56; a household or a small office

@@ -59,10 +59,35 @@ def test_a_failed_peer_makes_room_for_the_newest_waiting() -> None:
     late = in_bucket(0, 3, start=100_000)
     for n in old + late:
         table.add(n, 0.0)
-    table.failed(old[0].location, old[0].peer_id, 1.0)
+    table.failed(old[0].location, old[0].peer_id)
     assert old[0].peer_id not in table
     assert late[-1].peer_id in table
     assert len(table) == KAD_K
+
+
+def test_who_comes_from_the_waiting_is_checked_by_when_it_last_answered() -> None:
+    table = RoutingTable(LOCAL)
+    old = in_bucket(0, KAD_K)
+    (late,) = in_bucket(0, 1, start=100_000)
+    for n in old:
+        table.add(n, 0.0)
+    table.add(late, 1.0)
+    for n in old[1:]:
+        table.add(n, 1_000.0)
+    table.failed(old[0].location, old[0].peer_id)
+    assert late in table.nodes()
+    assert table.due_for_check(1_001.0, 900.0) == [late]
+
+
+def test_an_answer_over_a_peers_own_connection_puts_off_its_check_but_does_not_mend_a_failure() -> None:
+    table = RoutingTable(LOCAL)
+    a, b = in_bucket(0, 2)
+    for n in (a, b):
+        table.add(n, 0.0)
+    table.failed(b.location, b.peer_id)
+    for n in (a, b):
+        table.heard_from(n.location, n.peer_id, 1_000.0)
+    assert table.due_for_check(1_001.0, 900.0) == [b]
 
 
 def test_a_peer_that_failed_once_is_handed_to_nobody_and_may_return() -> None:
@@ -70,13 +95,13 @@ def test_a_peer_that_failed_once_is_handed_to_nobody_and_may_return() -> None:
     a, b = in_bucket(0, 2)
     table.add(a, 0.0)
     table.add(b, 0.0)
-    table.failed(a.location, a.peer_id, 1.0)
+    table.failed(a.location, a.peer_id)
     assert table.closest(a.location, 5) == [b]
     assert table.due_for_check(1.0, 100.0) == [a]
     table.add(a, 2.0)
     assert a in table.closest(a.location, 5)
-    table.failed(a.location, a.peer_id, 3.0)
-    table.failed(a.location, a.peer_id, 4.0)
+    table.failed(a.location, a.peer_id)
+    table.failed(a.location, a.peer_id)
     assert a.peer_id not in table
 
 

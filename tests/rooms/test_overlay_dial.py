@@ -6,6 +6,7 @@ import errno
 import os
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass, field
+from functools import partial
 
 import pytest
 import trio
@@ -202,6 +203,38 @@ async def test_a_cancelled_caller_leaves_the_dial_to_the_others(autojump_clock: 
             nursery.start_soon(hasty)
             nursery.start_soon(patient)
         assert len(with_patience) == 1 and len(net.dials) == 2
+
+
+async def test_a_dial_may_linger_for_who_asks_again(autojump_clock: trio.testing.MockClock) -> None:
+    """As after a request's time-out on a slow line: the second request waits for the rest of the first one's dial."""
+    net = ScriptedNet(delays={a(2): 4.0})
+    async with AsyncExitStack() as stack:
+        dialer, listener = await two_hosts(stack, net, [a(2)])
+        peer = PeerInfo(listener.peer_id, (a(2),))
+        began = trio.current_time()
+        with trio.move_on_after(3.0) as first:
+            await dialer.connect(peer, linger=lambda: True)
+        assert first.cancelled_caught
+        with trio.move_on_after(3.0):
+            await dialer.connect(peer, linger=lambda: True)
+        assert len(dialer.connections()) == 1 and len(net.dials) == 1
+        assert trio.current_time() - began < 4.5
+        await trio.sleep(config.LINGERING_SECONDS + 1)
+        assert dialer.connections() == ()  # nobody used it
+
+
+async def test_lingering_dials_are_few(autojump_clock: trio.testing.MockClock) -> None:
+    net = ScriptedNet(delays={a(2): 5.0})
+    async with AsyncExitStack() as stack:
+        dialer, _ = await two_hosts(stack, net, [a(2)])
+        strangers = [HostKey.generate(os.urandom).peer_id for _ in range(config.MAX_LINGERING_DIALS + 8)]
+        with trio.move_on_after(1.0):
+            async with trio.open_nursery() as nursery:
+                for stranger in strangers:
+                    nursery.start_soon(partial(dialer.connect, PeerInfo(stranger, (a(2),)), linger=lambda: True))
+        assert len(net.dials) == len(strangers)
+        await trio.sleep(config.DIAL_TIMEOUT)
+        assert dialer.metrics.dials_failed == config.MAX_LINGERING_DIALS  # the others were dropped
 
 
 async def test_a_caller_with_other_addresses_does_not_wait_for_a_race_that_is_on(

@@ -118,6 +118,7 @@ class Dht:
     def set_mode(self, mode: Mode) -> None:
         """Serves or stops serving. A node serves only while strangers can reach it."""
         self._mode = mode
+        self.client.lingers = mode == "server"
         self.client.idle_seconds = config.KAD_STREAM_IDLE if mode == "client" else config.KAD_SERVER_STREAM_IDLE
         if mode == "server":
             self._host.handle(config.KAD_PROTOCOL, self.server.handle)
@@ -274,7 +275,7 @@ class Dht:
             self._silent[node.peer_id] = None
             if len(self._silent) > config.KAD_STORER_CACHE:
                 self._silent.popitem(last=False)
-            self.table.failed(node.location, node.peer_id, trio.current_time())
+            self.table.failed(node.location, node.peer_id)
             self.upkeep.peer_failed()
             raise
         self._silent.pop(node.peer_id, None)
@@ -285,6 +286,8 @@ class Dht:
         """A peer answered: it is a server, and if it was we who dialled it, one that others can reach as well."""
         connection = answer.connection
         if not connection.is_dialer:
+            peer_id = connection.remote_peer
+            self.table.heard_from(location_of(peer_id), peer_id, trio.current_time())
             self.upkeep.heard_from(connection)
             return
         peer_id, remote = connection.remote_peer, connection.remote_address

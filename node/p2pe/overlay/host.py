@@ -6,13 +6,14 @@ explicitly, every wait has a deadline, everything a stranger can grow has a limi
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Final
 
 import structlog
 import trio
 
+from p2pe import config
 from p2pe.core.addresses import expand, host_port, ip_of, is_loopback, is_public, is_wildcard, path_of
 from p2pe.core.observed import Observations
 from p2pe.errors import RemoteError, Unreachable
@@ -41,7 +42,7 @@ _GOODBYE_SECONDS: Final = 0.5  # for go-aways and flushing when the host closes
 class _PendingDial:
     """One race to a peer, and how many wait for it."""
 
-    __slots__ = ("addresses", "attempts", "connection", "done", "failure", "scope", "waiting")
+    __slots__ = ("addresses", "attempts", "connection", "done", "failure", "lingers", "scope", "waiting")
 
     def __init__(self, addresses: tuple[Address, ...]) -> None:
         self.addresses = addresses
@@ -51,6 +52,7 @@ class _PendingDial:
         self.failure = Unreachable("the dial was cancelled")
         self.attempts: tuple[PathAttempt, ...] = ()
         self.waiting = 0
+        self.lingers = False  # goes on with nobody waiting
 
 
 class OverlayHost:
@@ -70,6 +72,7 @@ class OverlayHost:
         self._dialer = Dialer(world, key, limits)
         self._dialer.local_for = self._local_for
         self._dials: dict[PeerId, list[_PendingDial]] = {}
+        self._lingering = 0  # dials that go on though nobody waits
         self._listeners: list[Listener] = []
         self._interfaces: tuple[Address, ...] = ()
         self._announced: dict[str, tuple[Address, ...]] = {}
@@ -176,9 +179,13 @@ class OverlayHost:
         """How `/p2p-circuit` addresses are dialled: the relay client registers itself here."""
         self._dialer.circuit = dialer
 
-    async def connect(self, peer: PeerInfo) -> HostConnection:
+    async def connect(self, peer: PeerInfo, *, linger: Callable[[], bool] = lambda: False) -> HostConnection:
         """A live connection, the best path first, or a new one. No address of a peer is raced twice at a time: calls
-        for the same peer share the races. Raises Unreachable."""
+        for the same peer share the races. Raises Unreachable.
+
+        `linger` is asked when this call is cancelled as the last one that waits: True lets the dial go on to its own
+        time-out, so that who asks again on a slow line or a busy machine doesn't begin anew each time.
+        """
         live = self._connections.best(peer.peer_id)
         if live is not None:
             return live
@@ -189,7 +196,7 @@ class OverlayHost:
         fresh = tuple(address for address in dict.fromkeys(peer.addresses) if address not in raced)
         if fresh or not racing:  # addresses learnt while a race is on don't wait for its end
             racing.append(self._start_dial(peer.peer_id, fresh))
-        connection = await self._first_of(racing, peer.peer_id) or self._connections.best(peer.peer_id)
+        connection = await self._first_of(racing, peer.peer_id, linger) or self._connections.best(peer.peer_id)
         if connection is not None:
             return connection
         tried = tuple(attempt for pending in racing for attempt in pending.attempts)
@@ -274,12 +281,14 @@ class OverlayHost:
         self._nursery.start_soon(self._run_dial, peer_id, pending)
         return pending
 
-    async def _first_of(self, racing: Sequence[_PendingDial], peer_id: PeerId) -> HostConnection | None:
+    async def _first_of(
+        self, racing: Sequence[_PendingDial], peer_id: PeerId, linger: Callable[[], bool]
+    ) -> HostConnection | None:
         """The connection of the race that is won first; None when all are lost."""
         won: list[HostConnection] = []
 
         async def wait(pending: _PendingDial) -> None:
-            connection = await self._await_dial(pending, peer_id)
+            connection = await self._await_dial(pending, peer_id, linger)
             if connection is not None:
                 won.append(connection)
                 nursery.cancel_scope.cancel()
@@ -296,14 +305,21 @@ class OverlayHost:
         else:
             self._dials.pop(peer_id, None)
 
-    async def _await_dial(self, pending: _PendingDial, peer_id: PeerId) -> HostConnection | None:
-        """Waits for a shared dial; when the last one who waits is cancelled, so is the dial."""
+    async def _await_dial(
+        self, pending: _PendingDial, peer_id: PeerId, linger: Callable[[], bool]
+    ) -> HostConnection | None:
+        """Waits for a shared dial; when the last one who waits is cancelled, so is the dial, unless it lingers."""
         pending.waiting += 1
         try:
             await pending.done.wait()
         finally:
             pending.waiting -= 1
-            if not pending.waiting and not pending.done.is_set():
+            if pending.waiting or pending.done.is_set() or pending.lingers:
+                pass
+            elif linger() and self._lingering < config.MAX_LINGERING_DIALS:
+                pending.lingers = True
+                self._lingering += 1
+            else:
                 pending.scope.cancel()
                 self._forget_dial(peer_id, pending)
         return pending.connection
@@ -316,8 +332,12 @@ class OverlayHost:
         except Unreachable as failure:
             pending.failure, pending.attempts = failure, failure.attempts
         finally:
+            self._lingering -= pending.lingers
             self._forget_dial(peer_id, pending)
             pending.done.set()
+        if pending.lingers and pending.connection is not None:
+            await trio.sleep(config.LINGERING_SECONDS)
+            pending.connection.close_if_unused()
 
     async def _race(self, peer_id: PeerId, addresses: Sequence[Address]) -> tuple[Dialled, tuple[PathAttempt, ...]]:
         try:

@@ -55,18 +55,20 @@ class KadClient:
         self._places = trio.CapacityLimiter(config.KAD_MAX_RPC)
         self.traffic = Traffic()
         self.idle_seconds = config.KAD_STREAM_IDLE  # a server's are longer
+        self.lingers = False  # whether dials go on when a lookup ended without them: a server will need them again
 
     async def request(self, peer: PeerInfo, message: KadMessage) -> Answer:
         """Asks a peer, connecting if need be. Raises Unreachable (also after KAD_QUERY_TIMEOUT) or RemoteError.
-        Waiting for one's turn isn't counted in the time-out."""
+        Waiting for one's turn isn't counted in the time-out. Connecting goes on after it: the next request finds the
+        connection, or waits for the rest."""
         self.traffic.requests += 1
         lane = self._lanes.setdefault(peer.peer_id, _Lane(trio.CapacityLimiter(config.KAD_RPC_PER_PEER), []))
         self._lanes.move_to_end(peer.peer_id)
         lane.users += 1
         try:
             async with lane.places, self._places:
-                with trio.fail_after(config.KAD_QUERY_TIMEOUT):
-                    return await self._request(peer, message, lane)
+                with trio.fail_after(config.KAD_QUERY_TIMEOUT) as patience:
+                    return await self._request(peer, message, lane, patience)
         except trio.TooSlowError:
             self.traffic.failures += 1
             raise Unreachable(f"{peer.peer_id} didn't answer within {config.KAD_QUERY_TIMEOUT} s") from None
@@ -112,7 +114,7 @@ class KadClient:
             while lane.idle:
                 lane.idle.pop().reset()
 
-    async def _request(self, peer: PeerInfo, message: KadMessage, lane: _Lane) -> Answer:
+    async def _request(self, peer: PeerInfo, message: KadMessage, lane: _Lane, patience: trio.CancelScope) -> Answer:
         while lane.idle:
             kept = lane.idle.pop()
             if not kept.connection.is_alive:
@@ -122,7 +124,7 @@ class KadClient:
                 return await self._exchange(kept, message, lane)
             except STREAM_ERRORS:
                 break  # the server closed it meanwhile: a new one, once
-        connection = await self._host.connect(peer)
+        connection = await self._host.connect(peer, linger=lambda: self.lingers or patience.cancel_called)
         stream = await connection.open_stream(config.KAD_PROTOCOL)
         try:
             return await self._exchange(stream, message, lane)

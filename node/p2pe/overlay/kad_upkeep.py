@@ -239,15 +239,28 @@ class Upkeep:
 
     async def _verify_all(self) -> None:
         async for connection in self._verified:
+            peer_id = connection.remote_peer
+            if not self._dht.table.has_room_for(Node(peer_id, location_of(peer_id))):
+                continue  # it answered us meanwhile, or others were faster
             try:
-                with trio.move_on_after(2 * config.KAD_QUERY_TIMEOUT):
+                with trio.move_on_after(config.KAD_VERIFY_TIMEOUT) as patience:
                     await self._verify(connection)
+                if patience.cancelled_caught:
+                    self._try_again_soon(peer_id)
             except (Unreachable, RemoteError) as error:
                 log.debug("dial-back failed", reason=str(error))
 
+    def _try_again_soon(self, peer_id: PeerId) -> None:
+        if peer_id in self._tried:
+            self._tried[peer_id] = trio.current_time() + config.KAD_VERIFY_RETRY_SLOW - config.KAD_VERIFY_RETRY
+
     async def _verify(self, connection: HostConnection) -> None:
         """A peer becomes known to others only after it answered us at an address it listens on."""
-        identity = await self._host.identify(connection)
+        try:
+            identity = await self._host.identify(connection)
+        except Unreachable:
+            self._try_again_soon(connection.remote_peer)  # it hung up before its turn came: nothing was dialled yet
+            raise
         if config.KAD_PROTOCOL not in identity.protocols or not identity.addresses:
             return
         back = await self._host.dial(PeerInfo(connection.remote_peer, identity.addresses))

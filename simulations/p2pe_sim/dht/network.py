@@ -233,7 +233,7 @@ class Network:
 
         def lost() -> None:
             if asker.alive:
-                asker.table.failed(node.location, node.peer_id, self.heap.now)
+                asker.table.failed(node.location, node.peer_id)
                 fail()
 
         def deliver() -> None:

@@ -115,7 +115,7 @@ def check_some(network: Network, member: Member) -> None:
         if node.peer_id in network.members:
             member.table.add(node, now)
         else:
-            member.table.failed(node.location, node.peer_id, now)
+            member.table.failed(node.location, node.peer_id)
 
 
 def churn(network: Network, seeds: list[Member], per_hour: float, until: float) -> Callable[[], int]:

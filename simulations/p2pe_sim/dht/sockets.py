@@ -22,7 +22,7 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 import trio
-from p2pe.config import IDLE_CONNECTION_SECONDS, KAD_K, KAD_STORE_COUNT, KAD_STREAM_IDLE
+from p2pe.config import IDLE_CONNECTION_SECONDS, KAD_CHECKS_AT_ONCE, KAD_K, KAD_STORE_COUNT, KAD_STREAM_IDLE
 from p2pe.core.addresses import with_peer
 from p2pe.core.kademlia.keyspace import MULTIHASH_SHA256, location_of
 from p2pe.errors import Unreachable, UsageError
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from trio_typing import TaskStatus  # the installed trio-stubs know it under this name alone
 
 LOOPBACK = Address("/ip4/127.0.0.1/tcp/0")
-_JOINING_AT_ONCE = 8
+_JOINING_AT_ONCE = 4
 _LOOKUPS_AT_ONCE = 4
 
 
@@ -207,10 +207,12 @@ async def _refresh(living: list[Server]) -> None:
 
     async def refresh(server: Server) -> None:
         async with limit:
-            for _ in range(
-                -(-len(server.dht.table) // 2)
-            ):  # rounds of KAD_CHECKS_AT_ONCE: everybody, and the failed twice
-                await server.dht.upkeep.check_peers(0.0)
+            began = trio.current_time()
+            for _ in range(-(-2 * len(server.dht.table) // KAD_CHECKS_AT_ONCE)):  # everybody once, the failed twice
+                unasked_for = trio.current_time() - began
+                if not server.dht.table.due_for_check(trio.current_time(), unasked_for):
+                    break
+                await server.dht.upkeep.check_peers(unasked_for)
             await server.dht.upkeep.refresh_buckets(0.0)
 
     async with trio.open_nursery() as nursery:

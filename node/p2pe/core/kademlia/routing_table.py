@@ -4,6 +4,7 @@ Rules:
 - only verified servers come in: the caller adds a peer after it answered a query at a listen address;
 - who is in stays in while it answers: long-lived peers live longest, and a flood of new ids displaces nobody;
 - a newcomer to a full bucket waits in the replacement cache, and takes the place of a peer that failed;
+- who comes from the cache isn't fresher for it: it is due for a check by when it last answered;
 - a failed peer is handed to nobody; it leaves at once when somebody waits, else after KAD_MAX_FAILURES in a row;
 - diversity limits hold for each bucket and for the whole table (diversity.py).
 Bounded: 256 x 2 x k peers at the most, in practice (log2(network) + 2) x 2 x k.
@@ -44,7 +45,7 @@ class Bucket:
 
     def __init__(self) -> None:
         self.entries: dict[PeerId, Entry] = {}
-        self.waiting: dict[PeerId, Node] = {}
+        self.waiting: dict[PeerId, Entry] = {}
         self.groups: GroupCounter = bucket_counter()
         self.touched_at = float("-inf")  # the last answer from, or lookup into, this bucket
         self.looked_at = float("-inf")  # the last lookup into it
@@ -132,15 +133,22 @@ class RoutingTable:
         if not (bucket.groups.admits(node.groups) and self._groups.admits(node.groups)):
             return Added.REFUSED
         if len(bucket.entries) < self._k:
-            self._insert(bucket, node, now)
+            self._insert(bucket, Entry(node, now))
             return Added.NEW
         bucket.waiting.pop(node.peer_id, None)
-        bucket.waiting[node.peer_id] = node
+        bucket.waiting[node.peer_id] = Entry(node, now)
         if len(bucket.waiting) > self._k:
             del bucket.waiting[next(iter(bucket.waiting))]
         return Added.WAITING
 
-    def failed(self, node_location: int, peer_id: PeerId, now: float) -> None:
+    def heard_from(self, node_location: int, peer_id: PeerId, now: float) -> None:
+        """A peer answered over a connection that it had opened: it lives, which puts off its next check. One that
+        failed has yet to be reached at its address."""
+        entry = self.entry(node_location, peer_id)
+        if entry is not None and not entry.failures:
+            entry.seen_at = now
+
+    def failed(self, node_location: int, peer_id: PeerId) -> None:
         """A peer didn't answer: it is replaced, or given one more chance when nobody waits for its place."""
         bucket = self._buckets[self.bucket_index(node_location)]
         if bucket is None:
@@ -153,7 +161,7 @@ class RoutingTable:
         bucket.healthy = None
         if bucket.waiting or entry.failures >= KAD_MAX_FAILURES:
             self.remove(entry.node)
-            self._promote(bucket, now)
+            self._promote(bucket)
 
     def remove(self, node: Node) -> None:
         """Takes a peer out: it turned out to be a client, or is gone. Nothing happens when it isn't in."""
@@ -239,17 +247,19 @@ class RoutingTable:
             self._deepest = max(self._deepest, index)
         return bucket
 
-    def _insert(self, bucket: Bucket, node: Node, now: float) -> None:
+    def _insert(self, bucket: Bucket, entry: Entry) -> None:
+        node = entry.node
         bucket.waiting.pop(node.peer_id, None)
-        bucket.entries[node.peer_id] = Entry(node, now)
+        bucket.entries[node.peer_id] = entry
         bucket.healthy = None
         bucket.groups.add(node.groups)
         self._groups.add(node.groups)
         self._size += 1
 
-    def _promote(self, bucket: Bucket, now: float) -> None:
+    def _promote(self, bucket: Bucket) -> None:
         """The newest of those waiting who keeps the limits takes the free place."""
-        for node in reversed(list(bucket.waiting.values())):
-            if bucket.groups.admits(node.groups) and self._groups.admits(node.groups):
-                self._insert(bucket, node, now)
+        for entry in reversed(list(bucket.waiting.values())):
+            groups = entry.node.groups
+            if bucket.groups.admits(groups) and self._groups.admits(groups):
+                self._insert(bucket, entry)
                 return
