@@ -127,6 +127,8 @@ PUBLISH_SPREAD: Final = 0.2  # +-20 % of RECORD_REFRESH, a contact: publications
 PUBLISH_AT_ONCE: Final = 8  # records being stored at the same time: 100 contacts take a few seconds at start
 PUBLISH_FIRST_WAIT: Final = 1.0  # seconds that the first publication waits for a relay's address to be in it
 PUBLISH_DEBOUNCE: Final = 0.25  # seconds after an address change: several come together
+PUBLISH_SETTLE: Final = 1.0  # seconds without change, while what is published still reaches us: relays come one by one
+PUBLISH_SETTLE_MAX: Final = 2.0  # and at the most since the first change
 PUBLISH_LOOK: Final = 60.0  # seconds at the most between two looks at the clock: a suspended laptop catches up
 CLOCK_SKEW: Final = 600  # seconds: how far another's clock may be ahead of ours
 
@@ -266,6 +268,7 @@ RELAY_MESSAGE_BYTES: Final = 4 * KIB  # a HOP, STOP or hole-punching message (DC
 RELAY_REQUEST_SECONDS: Final = 10.0  # for a request and its answer; then the stream is dropped
 RELAY_REQUESTS_PER_MINUTE: Final = 60  # a peer; an honest one refreshes hourly and dials now and then
 RELAY_CLIENT_COUNT: Final = 2  # relays held at once: one may die without our becoming unreachable
+RELAY_SECOND_WAIT: Final = 0.4  # seconds after the first reservation for the other to be in the first records too
 RELAY_CLIENT_CIRCUITS: Final = 64  # circuits to us being set up at once, all relays together
 RELAY_RETRY_FIRST: Final = 1.0  # seconds, doubling, until a relay that failed is asked again
 RELAY_RETRY_MAX: Final = 120.0

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import gc
 import os
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
+from functools import partial
 
 import pytest
 import trio
 from overlay_kit import ECHO, host, info, read_all, say, until
+from p2pe import config
+from p2pe.core.addresses import host_port
 from p2pe.core.varint import delimit
 from p2pe.errors import RemoteError, Unreachable
-from p2pe.model import PathKind, PeerInfo
+from p2pe.model import Address, PathKind, PeerInfo
 from p2pe.overlay.hostkey import HostKey
 from p2pe.overlay.relay.voucher import check_voucher, make_voucher
 from p2pe.overlay.relay.wire import HOP_PROTOCOL, STOP_PROTOCOL, MessageStream
@@ -40,6 +43,44 @@ async def test_a_relayed_connection_carries_streams_both_ways() -> None:
         assert service.metrics.circuits == 1 and service.metrics.bytes_relayed > 4_000_000
         await there.aclose()
         await until(lambda: service.metrics.circuits == 0 and not b.connections(a.peer_id))
+
+
+async def test_first_records_wait_for_both_relays_but_not_for_one_that_says_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with AsyncExitStack() as stack:
+        near, far = info((await relay(stack))[0]), info((await relay(stack))[0])
+        (_, b), (_, c) = await client(stack), await client(stack)
+        way = host_port(far.addresses[0])
+        assert way is not None
+
+        async def slow(client_end: trio.SocketStream) -> None:
+            await trio.sleep(0.2)
+            async with await trio.open_tcp_stream(*way) as server_end, trio.open_nursery() as both:
+                both.start_soon(pump, client_end, server_end)
+                both.start_soon(pump, server_end, client_end)
+
+        async def pump(source: trio.SocketStream, sink: trio.SocketStream) -> None:
+            with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+                async for chunk in source:
+                    await sink.send_all(chunk)
+
+        async with trio.open_nursery() as nursery:
+            (front,) = await nursery.start(partial(trio.serve_tcp, slow, 0, host="127.0.0.1"))
+            port = front.socket.getsockname()[1]
+            far = PeerInfo(far.peer_id, (Address(f"/ip4/127.0.0.1/tcp/{port}"),))
+            monkeypatch.setattr(config, "RELAY_SECOND_WAIT", 30.0)
+            nursery.start_soon(b.keep, lambda: [near, far])
+            await b.settled.wait()
+            assert len(b.held) == 2
+            monkeypatch.setattr(config, "RELAY_SECOND_WAIT", 0.05)
+            (mute,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+            stack.push_async_callback(mute.aclose)
+            silent = PeerInfo(far.peer_id, (Address(f"/ip4/127.0.0.1/tcp/{mute.socket.getsockname()[1]}"),))
+            nursery.start_soon(c.keep, lambda: [silent, near])
+            await c.settled.wait()
+            assert [held.relay for held in c.held] == [near.peer_id]
+            nursery.cancel_scope.cancel()
 
 
 async def test_a_dial_without_reservation_says_why() -> None:

@@ -11,7 +11,7 @@ from typing import cast
 import pytest
 import trio
 import trio.testing
-from p2pe.config import LOCATOR_SLOTS, LOCATOR_TRIES, PUBLISH_SPREAD, RECORD_REFRESH, RECORD_TTL
+from p2pe.config import LOCATOR_SLOTS, LOCATOR_TRIES, PUBLISH_AT_ONCE, PUBLISH_SPREAD, RECORD_REFRESH, RECORD_TTL
 from p2pe.core.derive import day_of, lookup_seed, pair_keys, record_aead_key
 from p2pe.core.records import check_record, make_record, open_addresses, public_key_of, record_key, seal_addresses
 from p2pe.errors import Unreachable
@@ -125,6 +125,64 @@ async def test_a_change_of_address_is_published_at_once_to_all(setup: Setup, aut
     setup.publisher.look_again()
     await trio.sleep(1)
     assert all(setup.published(number) == setup.own for number in range(30))
+
+
+async def shown_from(setup: Setup, *addresses: str) -> None:
+    setup.own = replace(HERE, addresses=tuple(map(Address, addresses)))
+    setup.publisher.look_again()
+
+
+async def test_addresses_that_come_one_after_another_are_published_once(setup: Setup, autojump_clock: Jump) -> None:
+    """While those published still lead here; and never later than two seconds after the first change."""
+    for number in range(16):
+        await setup.add(number)
+    await trio.sleep(5)
+    before = setup.directory.published
+    shown = list(HERE.addresses)
+    for number in range(3):
+        shown.append(Address(f"/ip4/192.0.2.{40 + number}/tcp/443/p2p/12D3relay/p2p-circuit"))
+        await shown_from(setup, *shown)
+        await trio.sleep(0.6)
+    assert setup.directory.published == before
+    await trio.sleep(0.7)
+    assert all(setup.published(number) == setup.own for number in range(16))
+    assert setup.directory.published == before + 16
+    setup.publisher.look_again()
+    await shown_from(setup, *reversed(shown))  # the same, in another order: nobody would learn anything
+    await trio.sleep(60)
+    assert setup.directory.published == before + 16
+
+
+async def test_who_lost_the_relays_waits_a_moment_for_the_next_one(setup: Setup, autojump_clock: Jump) -> None:
+    """A record with nothing but a private address is of no use to most; but a second later it is better than a lie."""
+    circuit, home = "/ip4/192.0.2.40/tcp/443/p2p/12D3relay/p2p-circuit", "/ip4/192.168.1.7/tcp/4001"
+    await shown_from(setup, circuit, home)
+    await setup.add(1)
+    await trio.sleep(5)
+    before = setup.directory.published
+    await shown_from(setup, home)
+    await trio.sleep(0.6)
+    assert setup.directory.published == before
+    await shown_from(setup, circuit.replace(".40", ".41"), home)
+    await trio.sleep(0.4)
+    assert setup.published(1) == setup.own
+    await shown_from(setup, home)
+    await trio.sleep(1.2)
+    assert setup.published(1) == setup.own
+    assert setup.directory.published == before + 2
+
+
+async def test_what_was_stored_after_a_change_isnt_stored_again(setup: Setup, autojump_clock: Jump) -> None:
+    """The addresses change while a round of publications is under way: its later part shows the new ones."""
+    setup.directory.seconds = 1.0
+    for number in range(3 * PUBLISH_AT_ONCE):
+        await setup.add(number)
+    await trio.sleep(1.5)
+    setup.own = THERE
+    setup.publisher.look_again()
+    await trio.sleep(10)
+    assert all(setup.published(number) == THERE for number in range(3 * PUBLISH_AT_ONCE))
+    assert 3 * PUBLISH_AT_ONCE < setup.directory.published <= 5 * PUBLISH_AT_ONCE
 
 
 async def test_a_linked_contact_costs_nothing_until_the_address_changes(setup: Setup, autojump_clock: Jump) -> None:

@@ -77,7 +77,7 @@ class RelayClient:
         self._incoming = 0
         self._is_wanted = True
         self._news = trio.Event()  # something for `keep`
-        self.settled = trio.Event()  # a first reservation is held, or none can be had for now, or none is wanted
+        self.settled = trio.Event()  # those asked first have answered or had time for it, or none is wanted
 
     @property
     def held(self) -> tuple[Held, ...]:
@@ -176,13 +176,19 @@ class RelayClient:
                         if is_over or not self._is_wanted:
                             self.release(held.relay)
                     wake = self._top_up(candidates() if self._is_wanted else (), count, backoff, nursery)
-                    if self._held or not (self._asking or self._is_wanted):
+                    if not (self._asking or self._is_wanted):
                         self.settled.set()
+                    elif self._held and not self.settled.is_set():
+                        nursery.start_soon(self._settle)
                     with trio.move_on_at(wake):
                         await self._news.wait()
         finally:
             for relay in tuple(self._held):
                 self.release(relay)
+
+    async def _settle(self) -> None:
+        await trio.sleep(config.RELAY_SECOND_WAIT)
+        self.settled.set()
 
     async def _watch(self, events: trio.MemoryReceiveChannel[HostEvent], backoff: _Backoff) -> None:
         """Has `keep` look again when a relay of ours is gone, and when any peer that may be one has come."""
