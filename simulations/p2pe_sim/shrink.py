@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final, TypeVar
 
 from p2pe_sim.natlab.nat import NatType
-from p2pe_sim.plan import Checks, Plan, Role
+from p2pe_sim.plan import Behaviour, Checks, Plan, Role
 from p2pe_sim.result import Result, Verdict
 from p2pe_sim.sweep import Engine
 from p2pe_sim.workers import Job
@@ -107,8 +107,9 @@ class Shrinking:
 
 
 def _has_bootstrap(plan: Plan) -> bool:
-    """Without any, nobody finds anybody: every message stays undelivered, and that isn't the failure looked for."""
-    return any(node.role is Role.BOOTSTRAP for node in plan.nodes)
+    """An honest one. Without any, nobody finds anybody: every message stays undelivered, and that isn't the failure
+    looked for."""
+    return any(node.role is Role.BOOTSTRAP and node.behaviour is Behaviour.HONEST for node in plan.nodes)
 
 
 def _judged_by(plan: Plan) -> Plan:

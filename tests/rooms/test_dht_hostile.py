@@ -12,6 +12,7 @@ from dht_kit import HOUR, exchange, make_world, signed, start
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from overlay_kit import LOOPBACK, info
+from p2pe import config
 from p2pe.config import (
     KAD_K,
     KAD_MAX_MESSAGE,
@@ -270,6 +271,32 @@ async def test_peers_that_lie_about_who_is_near_are_found_out(nursery: trio.Nurs
         known = {node.peer_id for node in client.dht.table.nodes()}
         assert invented not in known and client.host.peer_id not in known
         assert honest.host.peer_id in known
+
+
+async def test_a_hostile_seed_that_answers_first_and_names_nobody_isn_t_all_a_client_knows(
+    nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The honest ones are a little slower; one of them wasn't there when the client joined."""
+    monkeypatch.setattr(config, "KAD_JOIN_GRACE", 10.0)  # a busy machine
+    slow, late = await start(nursery), await start(nursery)
+
+    async def slowly(stream: Stream) -> None:
+        await trio.sleep(0.1)
+        await slow.dht.server.handle(stream)
+
+    slow.host.handle(KAD_PROTOCOL, slowly)
+    late.host.unhandle(KAD_PROTOCOL)
+    async with open_host(make_world(), key=HostKey.generate(os.urandom), listen=[LOOPBACK]) as host:
+        liar = Liar(host)
+        liar.reply = lambda m: told(m, [])
+        client = await start(nursery, "client", (liar.address, slow.address, late.address))
+        with trio.fail_after(20):
+            while client.dht.upkeep.refreshed_ago() is None:  # noqa: ASYNC110 - it has joined
+                await trio.sleep(0.01)
+            assert {node.peer_id for node in client.dht.table.nodes()} == {host.peer_id, slow.host.peer_id}
+            late.host.handle(KAD_PROTOCOL, late.dht.server.handle)
+            await client.dht.upkeep.maintain()
+        assert late.host.peer_id in {node.peer_id for node in client.dht.table.nodes()}
 
 
 async def test_a_reply_that_drips_in_is_given_up_in_time(nursery: trio.Nursery) -> None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 from p2pe_sim.natlab.nat import NatType
-from p2pe_sim.plan import FaultKind, Node, Plan, Role
+from p2pe_sim.plan import Behaviour, FaultKind, Node, Plan, Role
 from p2pe_sim.planning import plan_of
 from p2pe_sim.result import Result, Verdict
 from p2pe_sim.shrink import Shrinking, size_of, with_nodes
@@ -45,6 +45,16 @@ def test_only_what_matters_is_left() -> None:
     assert state.result.broken[0].invariant == "once", "another failure isn't the one that was looked for"
     assert size_of(state.plan).startswith(f"{len(state.plan.nodes)} nodes, 1 fault, 1 message")
     assert Plan.from_json(state.plan.to_json()) == state.plan
+
+
+def test_the_honest_one_of_many_bootstrap_nodes_stays() -> None:
+    honest = next(node for node in PLAN.nodes if node.role is Role.BOOTSTRAP)
+    liars = tuple(replace(honest, name=f"liar{number}", behaviour=Behaviour.DHT_LIES) for number in range(3))
+    plan = replace(PLAN, nodes=(*PLAN.nodes, *liars))
+    state = Shrinking(Answering(breaks), plan, breaks(plan))
+    state.shrink()
+    left = [node.behaviour for node in state.plan.nodes if node.role is Role.BOOTSTRAP]
+    assert left == [Behaviour.HONEST]
 
 
 def test_it_is_the_same_every_time() -> None:

@@ -105,27 +105,35 @@ class Upkeep:
             log.debug("looking around failed", reason=str(error))
 
     async def _reach_seeds(self) -> None:
-        """Asks persisted peers and bootstrap nodes, in random order, until one answers."""
+        """Asks persisted peers and bootstrap nodes that aren't known yet, in random order, until KAD_JOIN_ANSWERS have
+        answered, or KAD_JOIN_GRACE has passed since the first one did: a single one that names nobody, or none but
+        its like, would be all we know."""
         candidates = [*self._seeds, *(node.info for node in self._dht.table.due_for_check(0.0, float("inf")))]
         for text in self._bootstrap:
             try:
                 candidates.extend(await resolve_bootstrap(text))
             except (OSError, UsageError) as error:
                 log.info("bootstrap address can't be resolved", reason=str(error))
-        order = [p for p in distinct(candidates) if p.peer_id != self._host.peer_id]
+        known = {self._host.peer_id, *(node.peer_id for node in self._dht.table.nodes())}
+        order = [p for p in distinct(candidates) if p.peer_id not in known]
         order.sort(key=lambda _: self._world.entropy(8))
         request = KadMessage(Kind.FIND_NODE, bytes(self._host.peer_id))
         waiting = iter(order[: config.KAD_MAX_SEEDS])
+        answers = len(known) - 1
 
         async def try_some() -> None:
+            nonlocal answers
             for peer in waiting:
                 try:
                     answer = await self._dht.client.request(peer, request)
                 except (Unreachable, RemoteError):
                     continue
                 self._dht.answered(answer)
-                nursery.cancel_scope.cancel()
-                return
+                answers += 1
+                if answers >= config.KAD_JOIN_ANSWERS:
+                    nursery.cancel_scope.cancel()
+                grace = trio.current_time() + config.KAD_JOIN_GRACE
+                nursery.cancel_scope.deadline = min(nursery.cancel_scope.deadline, grace)
 
         async with trio.open_nursery() as nursery:
             for _ in range(min(_JOIN_AT_ONCE, len(order))):
@@ -172,6 +180,10 @@ class Upkeep:
         if not is_server and len(self._dht.table) >= config.KAD_CLIENT_ENOUGH:
             await self.check_peers(config.KAD_CLIENT_CHECK)
             return
+        if len(self._dht.table) < config.KAD_JOIN_ANSWERS:
+            await self._reach_seeds()  # those that were down when we joined
+            if not is_server:
+                await self._look_around()
         await self.check_peers(config.KAD_SERVER_CHECK if is_server else config.KAD_CLIENT_CHECK)
         if is_server:
             if len(self._dht.table) < config.KAD_K:  # others may have joined at the same time, or since
