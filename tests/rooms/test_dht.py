@@ -15,6 +15,8 @@ from p2pe.overlay.bootstrap_addresses import check_bootstrap, resolve_bootstrap
 from p2pe.overlay.dht import open_dht
 from p2pe.overlay.host import open_host
 from p2pe.overlay.hostkey import HostKey
+from p2pe.overlay.kad_codec import KadMessage, Kind
+from p2pe.ports import Stream
 
 
 async def test_a_network_of_one_server_works_at_once(nursery: trio.Nursery) -> None:
@@ -285,3 +287,23 @@ async def test_servers_that_start_together_know_each_other_soon(nursery: trio.Nu
     with trio.fail_after(30):
         while min(len(server.dht.table) for server in servers) < 8:  # noqa: ASYNC110 - upkeep by and by
             await trio.sleep(0.05)
+
+
+async def test_a_connection_that_ends_just_as_a_request_comes_is_replaced(nursery: trio.Nursery) -> None:
+    """As when both sides tidy up unused connections: the request isn't lost by it."""
+    server = await start(nursery)
+    client = await start(nursery, "client")
+    peer = PeerInfo(server.host.peer_id, server.host.listen_addresses())
+    ended = []
+
+    async def end_the_first(stream: Stream) -> None:
+        if ended:
+            await server.dht.server.handle(stream)
+            return
+        ended.append(stream.connection)
+        await server.host.connections()[0].aclose()
+
+    server.host.handle(KAD_PROTOCOL, end_the_first)
+    first = await client.host.connect(peer)
+    answer = await client.dht.client.request(peer, KadMessage(Kind.FIND_NODE, bytes(client.host.peer_id)))
+    assert len(ended) == 1 and answer.connection is not first

@@ -124,6 +124,17 @@ class KadClient:
                 return await self._exchange(kept, message, lane)
             except STREAM_ERRORS:
                 break  # the server closed it meanwhile: a new one, once
+        was_connected = bool(self._host.connections(peer.peer_id))
+        try:
+            return await self._request_anew(peer, message, lane, patience)
+        except Unreachable:
+            if not was_connected:
+                raise
+        return await self._request_anew(peer, message, lane, patience)  # the other side was ending that connection
+
+    async def _request_anew(
+        self, peer: PeerInfo, message: KadMessage, lane: _Lane, patience: trio.CancelScope
+    ) -> Answer:
         connection = await self._host.connect(peer, linger=lambda: self.lingers or patience.cancel_called)
         stream = await connection.open_stream(config.KAD_PROTOCOL)
         try:

@@ -37,8 +37,8 @@ if TYPE_CHECKING:
     from trio_typing import TaskStatus  # the installed trio-stubs know it under this name alone
 
 LOOPBACK = Address("/ip4/127.0.0.1/tcp/0")
-_JOINING_AT_ONCE = 4
-_LOOKUPS_AT_ONCE = 4
+_JOINING_AT_ONCE = 4  # all servers share one core here: more at once would measure its queue
+_LOOKUPS_AT_ONCE = 2
 
 
 @dataclass(slots=True)
