@@ -172,6 +172,20 @@ def test_a_slow_peer_gives_up_its_place_but_still_counts() -> None:
     assert first[0] in lookup.closest(4)
 
 
+def test_a_lookup_whose_peers_are_all_slow_waits_for_them() -> None:
+    """Of a busy machine's answers the first take longer than patience: that isn't nobody."""
+    peers = [node(number) for number in range(3)]
+    timeouts = Timeouts()
+    for _ in range(100):
+        timeouts.observed(0.01)
+    lookup = Lookup(0, peers, now=0.0, timeouts=timeouts)
+    assert len(lookup.requests(0.0)) == 3
+    assert lookup.requests(1.0) == () and not lookup.finished  # all are slow
+    lookup.answered(peers[1].peer_id, [], 1.5)
+    assert lookup.requests(1.5) == () and lookup.finished
+    assert lookup.closest() == (peers[1],)
+
+
 def test_an_answer_is_not_filled_by_one_network() -> None:
     target = 0
     one_net = sorted((node(n, (b"net",)) for n in range(200)), key=lambda n: n.location)[:20]

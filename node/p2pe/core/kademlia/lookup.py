@@ -162,8 +162,9 @@ class Lookup:
         self._settle(candidate, path, Stage.ANSWERED)
         del self._awaited[peer_id]
         insort(self._answers, candidate.distance)
+        is_first = len(self._answers) == 1  # until then paths wait for slow peers
         for other in self._paths:
-            if isinstance(other.pending, Candidate) and other.pending.distance >= self._reach:
+            if is_first or (isinstance(other.pending, Candidate) and other.pending.distance >= self._reach):
                 other.pending = None
         known, asked, target, depth = path.known, self._asked, self.target, candidate.depth + 1
         limit = path.distances[-1] if len(path.distances) >= KAD_PATH_CANDIDATES else _FARTHEST
@@ -249,7 +250,7 @@ class Lookup:
         wait for an answer; False when it has ended. Peers of a network that was asked already come last: an
         attacker's many ids in few networks neither fill a path nor keep it busy."""
         ahead = 0
-        waits = False
+        waits = slow = False
         crowded: Candidate | bool = False
         width, reach = self._width, self._reach
         for candidate in path.candidates:
@@ -260,13 +261,17 @@ class Lookup:
                 ahead += 1
             elif stage is Stage.ASKED:
                 waits = True
+            elif stage is Stage.SLOW:
+                slow = True  # worth waiting for when nobody is left to ask
             elif stage is Stage.NEW and candidate.node.peer_id not in self._asked:
                 if len(self._asked) >= KAD_LOOKUP_MAX_REQUESTS:
                     return waits
                 if self._networks.admits(candidate.node.groups):
                     return candidate
                 crowded = crowded or candidate
-        return waits or (crowded if ahead < width else False)
+        if ahead >= width:
+            return waits
+        return waits or crowded or (slow and not self._answers)
 
     @property
     def _reach(self) -> int:
