@@ -206,11 +206,11 @@ def _hidden(plain: bytes) -> bytes:
 def _parks_messages(store: Any) -> Any:
     """Leaves 512 bytes more in the DHT, under a key of its own."""
 
-    async def mutant(self: Any, k_rendezvous: bytes, direction: int, day: int, now: Any) -> Any:
+    async def mutant(self: Any, own: Any, k_rendezvous: bytes, direction: int, day: int, now: Any) -> Any:
         seed = self._world.entropy(32)
         raw = make_record(seed, 0, now, now + 3_600_000, self._world.entropy(512))
         await self._directory.publish(record_key(public_key_of(seed), 0), raw)
-        return await store(self, k_rendezvous, direction, day, now)
+        return await store(self, own, k_rendezvous, direction, day, now)
 
     return mutant
 
