@@ -10,8 +10,11 @@ import os
 import shutil
 import subprocess
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Final, TypeVar
+
+from trio._core import _thread_cache
 
 from p2pe_sim.natlab.lab import LabUnavailable
 
@@ -24,6 +27,18 @@ def ip(*commands: str) -> None:
     done = subprocess.run(["ip", "-batch", "-"], input="\n".join(commands), text=True, capture_output=True)
     if done.returncode != 0:
         raise LabUnavailable(f"ip failed: {done.stderr.strip()}")
+
+
+@contextmanager
+def own_worker_threads() -> Iterator[None]:
+    """Within the block trio takes worker threads from a pool of their own. A thread stays in the namespace in which it
+    began: one that is lent out again afterwards would start programs in a network that is no longer meant."""
+    shared = _thread_cache.THREAD_CACHE
+    _thread_cache.THREAD_CACHE = _thread_cache.ThreadCache()
+    try:
+        yield
+    finally:
+        _thread_cache.THREAD_CACHE = shared
 
 
 def in_namespace(work: Callable[[], T]) -> T:
@@ -48,8 +63,9 @@ def in_namespace(work: Callable[[], T]) -> T:
             problems.append(problem)
 
     thread = threading.Thread(target=main)
-    thread.start()
-    thread.join()
+    with own_worker_threads():  # this thread only waits, so nobody else asks for one meanwhile
+        thread.start()
+        thread.join()
     if problems:
         raise problems[0]
     return results[0]
