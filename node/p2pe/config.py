@@ -73,6 +73,7 @@ GREET_WAIT: Final = 5.0  # seconds at the most that greeting waits for our recor
 GREET_AT_ONCE: Final = 8  # contacts being dialled at the same time after a start
 MAX_GREETED: Final = 256  # contacts greeted after a start, those seen last first; half of MAX_CONNECTIONS
 RECONNECT_WAITS: Final = (0.1, 0.5, 2.0, 8.0, 30.0)  # seconds before each try after a link broke
+RECONNECT_WAITS_DIALLED: Final = RECONNECT_WAITS[2:]  # of who was dialled: two dials at once would make two links
 CACHED_HEADSTART: Final = 0.5  # seconds that the address which worked last gets before the DHT is asked
 MAX_REMEMBERED_ADDRESSES: Final = 3  # of a contact: the last path, and two relays
 HISTORY_ATTEMPTS: Final = 32  # lines of `p2pe why` kept a contact

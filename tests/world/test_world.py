@@ -70,3 +70,13 @@ def test_what_one_node_less_changes_stays_with_its_neighbours(world: Worker) -> 
     whole, part = (world.run(each, keep_events=True) for each in (plan, fewer))
     until = plan.messages[4].at - 0.1
     assert [e for e in whole.events if e["at"] < until] == [e for e in part.events if e["at"] < until]
+
+
+def test_a_link_that_breaks_is_made_anew_though_nothing_waits(world: Worker) -> None:
+    reset = Fault("f1", FaultKind.RESET, 30.0, 30.0, ("ada",))
+    result = world.run(two(messages=4, faults=[reset]), keep_events=True)
+    assert result.verdict is Verdict.PASSED, result.problem
+    links = [(event["at"], event["what"]) for event in result.events if event["what"].startswith("link_")]
+    assert [what for at, what in links if at == 30.0] == ["link_down"] * 2
+    after = [what for at, what in links if 30.0 < at < 35.0]
+    assert after.count("link_up") - after.count("link_down") == 2, after

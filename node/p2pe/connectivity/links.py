@@ -23,6 +23,7 @@ from p2pe.config import (
     MAX_GREETED,
     MAX_LINKS_PER_CONTACT,
     RECONNECT_WAITS,
+    RECONNECT_WAITS_DIALLED,
 )
 from p2pe.connectivity.dialer import SessionDialer, dialled_peer
 from p2pe.connectivity.history import History
@@ -223,14 +224,15 @@ class LinkRegistry:
                     _log.debug("a link ended", reason="stream")
                 nursery.cancel_scope.cancel()
         finally:
-            was_ours_to_end = session.ended.is_set()
+            was_ours_to_end = session.ended.is_set() and not session.broke
             self._forget(session)
         if broke_protocol:
             session.abort()
         else:
             await session.end(GoodbyeReason.STOPPING)
         if not was_ours_to_end and session.goodbye not in _GONE_FOR_GOOD:
-            self._reconnect_soon(known.contact_id)
+            waits = RECONNECT_WAITS if session.is_dialer else RECONNECT_WAITS_DIALLED
+            self._reconnect_soon(known.contact_id, waits)
 
     def _forget(self, session: Session) -> None:
         sessions = self._sessions.get(session.contact_id, [])
@@ -350,16 +352,15 @@ class LinkRegistry:
 
     # --- when things change ---
 
-    def _reconnect_soon(self, contact_id: ContactId) -> None:
+    def _reconnect_soon(self, contact_id: ContactId, waits: tuple[float, ...] = RECONNECT_WAITS) -> None:
         if contact_id in self._reconnecting or self._is_stopping:
             return
         self._reconnecting[contact_id] = self._world.clock.now()
-        self._nursery.start_soon(self._reconnect, contact_id)
+        self._nursery.start_soon(self._reconnect, contact_id, list(waits))
 
-    async def _reconnect(self, contact_id: ContactId) -> None:
+    async def _reconnect(self, contact_id: ContactId, waits: list[float]) -> None:
         """A link broke without a goodbye: a few tries, soon, and from the beginning on another network. After that
         couriers try when something waits, and the contact greets us when it is back."""
-        waits = list(RECONNECT_WAITS)
         try:
             while waits:
                 seen = self._moved.count

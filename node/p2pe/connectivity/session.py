@@ -74,6 +74,7 @@ class Session:
         self.ended = trio.Event()
         self.goodbye: GoodbyeReason | None = None  # the other side's, if it said one
         self.retiring = False  # replaced by another one; closed when quiet
+        self.broke = False  # its handler had to close it: nobody had decided that the link should end
 
     # --- what ports.Link shows ---
 
@@ -216,7 +217,8 @@ class Session:
     # --- the end ---
 
     async def aclose(self) -> None:
-        """Ends the session as a node that is going away does."""
+        """Its handler can do no more with it: the other side is gone, broke the protocol, or our disk failed."""
+        self.broke = not self.ended.is_set()
         await self.end(GoodbyeReason.STOPPING)
 
     async def end(self, reason: GoodbyeReason) -> None:
