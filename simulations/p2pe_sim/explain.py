@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import UTC, datetime
 
 from p2pe_sim.plan import INSTANT, Plan
 from p2pe_sim.report.svg import clock, duration
@@ -109,7 +110,8 @@ def _check(check: Check) -> list[str]:
 
 def plan_lines(plan: Plan) -> list[str]:
     """Everything that one world has in it, in the order of time."""
-    lines = [f"the world of seed {plan.seed}:"]
+    begins = datetime.fromtimestamp(plan.begins_at, UTC)
+    lines = [f"the world of seed {plan.seed}, which begins at {begins:%H:%M:%S} UTC:"]
     for node in plan.nodes:
         lines.append(
             f"  {node.name}: {node.role.value}, NAT {node.nat.value}, {duration(node.latency)} one way, "

@@ -16,6 +16,7 @@ from typing import Any, Final, TypeVar
 from p2pe_sim.natlab.nat import NatType
 
 PLAN_VERSION: Final = 1
+BEGINS_AT: Final = 1_800_000_000  # 2027-01-15 08:00 UTC, in plans that don't say
 T = TypeVar("T")
 
 
@@ -143,6 +144,7 @@ class Plan:
     checks: Checks = field(default_factory=Checks)
     tier: int = 1
     params: Mapping[str, float] = field(default_factory=dict)  # of tier 0: what p2pe_sim.dht takes
+    begins_at: int = BEGINS_AT  # seconds since 1970: what right clocks show at the start of the world
 
     def as_dict(self) -> dict[str, Any]:
         return {"version": PLAN_VERSION, **asdict(self)}

@@ -6,14 +6,16 @@ a node or loses a fault keeps the rest of its worlds as they were.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from random import Random
 from typing import Final, TypeVar
 
 from p2pe_sim.natlab.nat import NatType
 from p2pe_sim.plan import (
+    BEGINS_AT,
     INSTANT,
     PARAMETERS,
     Checks,
@@ -37,7 +39,9 @@ UP_AT_LEAST: Final = 5.0  # seconds a node runs between two of its falls, so tha
 CUTTING: Final = frozenset({FaultKind.PARTITION, FaultKind.HALF_OPEN, FaultKind.ADDRESS_CHANGE, FaultKind.RESET})
 """Kinds after which a node has no connections for a while, so that another fault would find none to strike."""
 DRAWS: Final = 20  # moments tried until one is found at which a fault strikes something
-SETTLED: Final = 20.0  # seconds after which a node that started has connections that a fault can strike
+SETTLED: Final = 20.0  # seconds after which a node that started, or has paired, has connections that a fault can strike
+DAY: Final = 86_400
+MIDNIGHTS: Final = 0.2  # share of the worlds in which the day, and with it what is derived from it, changes on the way
 
 
 def stream(scenario: str, seed: int, *names: object) -> Random:
@@ -83,16 +87,28 @@ def _checks(scenario: Scenario) -> Checks:
     )
 
 
+def _alone_until(nodes: Sequence[Node], friendships: Sequence[Friendship]) -> dict[str, float]:
+    """When each has started and, if it is to pair by a code, has its first contact: before that it may have no
+    connections at all."""
+    paired: dict[str, float] = {}
+    for each in friendships:
+        for name in (each.one, each.other):
+            paired[name] = min(paired.get(name, math.inf), each.at or 0.0)
+    return {node.name: max(node.starts_at, paired.get(node.name, 0.0)) for node in nodes}
+
+
 @dataclass
 class _Planner:
     scenario: Scenario
     seed: int
     _down: dict[str, list[tuple[float, float]]] = field(default_factory=dict)  # by node; sorted, disjoint
     _cut: dict[str, list[tuple[float, float]]] = field(default_factory=dict)  # by node: without connections
+    _alone: dict[str, float] = field(default_factory=dict)  # by node: until it has started, and a contact
 
     def plan(self) -> Plan:
         nodes = tuple(self._node(group, name) for group in self.scenario.nodes for name in group.names())
         friendships = self._friendships([node.name for node in nodes if node.role is Role.PERSON])
+        self._alone = _alone_until(nodes, friendships)
         faults = self._faults()
         return Plan(
             self.scenario.name,
@@ -104,10 +120,18 @@ class _Planner:
             faults,
             _checks(self.scenario),
             self.scenario.tier,
+            begins_at=self._begins_at(),
         )
 
     def _stream(self, *names: object) -> Random:
         return stream(self.scenario.name, self.seed, *names)
+
+    def _begins_at(self) -> int:
+        """Any moment of a day."""
+        random, midnight = self._stream("hour"), BEGINS_AT - BEGINS_AT % DAY + DAY
+        if random.random() < MIDNIGHTS:
+            return midnight - int(random.uniform(0.0, self.scenario.duration))
+        return midnight + random.randrange(DAY)
 
     @property
     def _quiet(self) -> float:
@@ -225,7 +249,7 @@ class _Planner:
         for begin, end in self._down.get(name, ()):
             if begin - UP_AT_LEAST < at < end + UP_AT_LEAST:
                 return 2
-        spans = (*self._down.get(name, ()), *self._cut.get(name, ()))
+        spans = (*self._down.get(name, ()), *self._cut.get(name, ()), (0.0, self._alone[name]))
         return int(any(begin - UP_AT_LEAST < at < end + SETTLED for begin, end in spans))
 
     def _take_down(self, name: str, at: float, until: float) -> bool:

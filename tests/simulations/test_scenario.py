@@ -12,7 +12,7 @@ import pytest
 from p2pe.errors import UsageError
 from p2pe_sim.explain import explained, plan_lines
 from p2pe_sim.plan import FaultKind, Plan
-from p2pe_sim.planning import DOWN, plan_of
+from p2pe_sim.planning import DAY, DOWN, SETTLED, plan_of
 from p2pe_sim.scenario import load_scenario, read_scenario, shipped
 from sim_kit import PEOPLE, people
 
@@ -125,6 +125,32 @@ def test_faults_of_the_network_strike_nodes_that_are_up() -> None:
                     assert not down & set(fault.targets), (seed, fault)
                     struck += 1
     assert struck > 100
+
+
+def test_faults_of_the_network_strike_nodes_that_have_paired() -> None:
+    """Before its first contact a node that anybody can reach has no connection that could be struck."""
+    struck = 0
+    for seed in range(60):
+        plan = plan_of(load_scenario("invite-storm"), seed)
+        for fault in plan.faults:
+            for name in fault.targets:
+                paired = min(each.at or 0.0 for each in plan.friendships if name in (each.one, each.other))
+                struck += fault.at > paired + SETTLED
+                assert fault.at > paired + SETTLED or fault.at < 60, (seed, fault)  # early ones may find nobody
+    assert struck > 200
+
+
+def test_worlds_begin_at_any_hour() -> None:
+    """The hour is part of the plan: a case of the corpus is played at its own."""
+    plans = [plan_of(people(), seed) for seed in range(300)]
+    hours = {plan.begins_at % DAY // 3600 for plan in plans}
+    assert len(hours) == 24
+    over_midnight = sum(plan.begins_at % DAY + plan.duration >= DAY for plan in plans)
+    assert 0.1 < over_midnight / len(plans) < 0.3
+    assert Plan.from_json(plans[0].to_json()).begins_at == plans[0].begins_at
+    old = plans[0].as_dict()
+    del old["begins_at"]
+    assert Plan.of(old).begins_at == 1_800_000_000
 
 
 def test_the_wheel_brings_the_scenarios(tmp_path: Path) -> None:

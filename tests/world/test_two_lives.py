@@ -29,8 +29,8 @@ from p2pe.identity.keyring import enrol
 from p2pe.model import StreamId
 from p2pe.storage import contacts
 from p2pe.storage.restored import mark_restored
-from p2pe_sim.plan import Node, Role
-from p2pe_sim.world.clock import EPOCH, jumping_clock
+from p2pe_sim.plan import BEGINS_AT, Node, Role
+from p2pe_sim.world.clock import VirtualClock, jumping_clock
 from p2pe_sim.world.determinism import seeded
 from p2pe_sim.world.net import Internet
 from p2pe_sim.world.person import DATABASE, Person, prepare
@@ -108,12 +108,20 @@ class Lives:
         self.randomness = Randomness(seed)
         self.internet = Internet(self.randomness)
         server = Node("server", Role.BOOTSTRAP)
-        self.server = Server(server, self.internet.add("server"), self.internet, self.randomness)
+        clock = VirtualClock(BEGINS_AT)
+        self.server = Server(server, self.internet.add("server"), self.internet, self.randomness, clock)
         self.people: list[Person] = []
         for name in NAMES:
             node = Node(name)
             self.people.append(
-                Person(node, self.internet.add(name), self.internet, self.randomness, self.server.addresses)
+                Person(
+                    node,
+                    self.internet.add(name),
+                    self.internet,
+                    self.randomness,
+                    VirtualClock(BEGINS_AT),
+                    self.server.addresses,
+                )
             )
         self.watch: Any = Unwatched()
         self.seeds = [self.randomness.token("root", name, 0) for name in NAMES]
@@ -133,7 +141,8 @@ class Lives:
         secret = self.randomness.token("pair")
         for index, person in enumerate(self.people):
             other = self.people[1 - index].identity
-            ticket = seal_ticket(other.k_ticket, person.identity.identity_key, NAMES[index], EPOCH, bytes(NONCE_BYTES))
+            ours, now = person.identity.identity_key, person.clock.epoch
+            ticket = seal_ticket(other.k_ticket, ours, NAMES[index], now, bytes(NONCE_BYTES))
 
             def add(
                 tx: apsw.Connection, index: int = index, ticket: bytes = ticket, key: Any = other.identity_key
@@ -143,7 +152,7 @@ class Lives:
                     name=NAMES[1 - index],
                     identity_key=key,
                     pair_secret=secret,
-                    paired_at=EPOCH,
+                    paired_at=self.people[index].clock.epoch,
                     list_version=1,
                     ticket=ticket,
                 )

@@ -9,7 +9,6 @@ import trio
 import trio.testing
 from p2pe.model import Millis
 
-EPOCH: Final = Millis(1_800_000_000_000)  # 2027-01-15 08:00 UTC, when every run begins
 GRID: Final = 2.0**20  # ticks a second
 
 
@@ -41,12 +40,14 @@ def jumping_clock() -> trio.testing.MockClock:
 
 
 class VirtualClock:
-    """ports.Clock of one node. `skew`: seconds ahead; a fault may set it."""
+    """ports.Clock of one node. `begins_at`: what a right one shows when the run begins, seconds since 1970. `skew`:
+    seconds ahead; a fault may set it."""
 
-    def __init__(self, skew: float = 0.0) -> None:
+    def __init__(self, begins_at: int, skew: float = 0.0) -> None:
         self.skew = skew
+        self.epoch = Millis(1000 * begins_at)
         self.reads = 0
 
     def now(self) -> Millis:
         self.reads += 1
-        return Millis(EPOCH + round(1000 * (trio.current_time() + self.skew)))
+        return Millis(self.epoch + round(1000 * (trio.current_time() + self.skew)))

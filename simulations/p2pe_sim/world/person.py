@@ -28,7 +28,7 @@ from p2pe.storage import contacts
 from p2pe.storage.database import Database, open_database
 
 from p2pe_sim import plan
-from p2pe_sim.world.clock import EPOCH, VirtualClock
+from p2pe_sim.world.clock import VirtualClock
 from p2pe_sim.world.disk import Disk, Mount
 from p2pe_sim.world.machine import Machine, ProcessNet
 from p2pe_sim.world.net import Internet
@@ -102,11 +102,17 @@ class Person:
     """Made once a run. `start`, `stop`, `crash`; while it is up, `services` is the node's."""
 
     def __init__(
-        self, node: plan.Node, machine: Machine, internet: Internet, randomness: Randomness, bootstrap: tuple[str, ...]
+        self,
+        node: plan.Node,
+        machine: Machine,
+        internet: Internet,
+        randomness: Randomness,
+        clock: VirtualClock,
+        bootstrap: tuple[str, ...],
     ) -> None:
         self.name = node.name
         self.machine = machine
-        self.clock = VirtualClock(node.clock_skew)
+        self.clock = clock
         self.disk = Disk(node.name, randomness.stream("disk", node.name))
         self.generation = 0  # of the identity: grows with each reinstallation
         self.starts = 0
@@ -128,7 +134,7 @@ class Person:
             identity_key=root.identity_key,
             device_private=device.private,
             device_public=device.public,
-            certificate=make_certificate(root.signing_seed, device.public, 1, EPOCH),
+            certificate=make_certificate(root.signing_seed, device.public, 1, self.clock.epoch),
             k_ticket=root.k_ticket,
             k_msgid=root.k_msgid,
             database_key=token("database", self.name, self.generation),
@@ -146,7 +152,14 @@ class Person:
         connection.pragma("locking_mode", "exclusive")
         connection.execute("BEGIN")
         for name, key, secret in others:
-            contacts.add(connection, name=name, identity_key=key, pair_secret=secret, paired_at=EPOCH, list_version=1)
+            contacts.add(
+                connection,
+                name=name,
+                identity_key=key,
+                pair_secret=secret,
+                paired_at=self.clock.epoch,
+                list_version=1,
+            )
         connection.execute("COMMIT")
         connection.close()
 

@@ -35,10 +35,12 @@ DRAIN_SECONDS: Final = 5.0
 class Server:
     """Made once a run; its key, and with it its address, outlives its processes."""
 
-    def __init__(self, node: plan.Node, machine: Machine, internet: Internet, randomness: Randomness) -> None:
+    def __init__(
+        self, node: plan.Node, machine: Machine, internet: Internet, randomness: Randomness, clock: VirtualClock
+    ) -> None:
         self.name = node.name
         self.machine = machine
-        self.clock = VirtualClock(node.clock_skew)
+        self.clock = clock
         self.behaviour = node.behaviour
         self.key = HostKey(randomness.token("host key", node.name))
         self.starts = 0

@@ -15,6 +15,7 @@ from p2pe_sim.invariants.liveness import check_liveness
 from p2pe_sim.invariants.messages import Ledger
 from p2pe_sim.invariants.secrecy import Secrecy
 from p2pe_sim.plan import Fault, Friendship, Message, Node, Plan, Role
+from p2pe_sim.world.clock import VirtualClock
 from p2pe_sim.world.faults import Faults
 from p2pe_sim.world.log import EventLog
 from p2pe_sim.world.machine import LinkShape
@@ -63,11 +64,11 @@ class Stage:
             shape = LinkShape(node.latency, node.bandwidth, node.loss, node.latency * _JITTER)
             machine = internet.add(node.name, nat=node.nat, shape=shape)
             if node.role is Role.BOOTSTRAP:
-                self.servers[node.name] = Server(node, machine, internet, self.randomness)
+                self.servers[node.name] = Server(node, machine, internet, self.randomness, self._clock(node))
         bootstrap = tuple(each for server in self.servers.values() for each in server.addresses)
         for node in self.plan.people():
             machine = internet.machines[node.name]
-            self.people[node.name] = Person(node, machine, internet, self.randomness, bootstrap)
+            self.people[node.name] = Person(node, machine, internet, self.randomness, self._clock(node), bootstrap)
         hidden = frozenset(node.name for node in self.plan.people() if node.relay == "only")
         machines = {name: person.machine for name, person in self.people.items()}
         watch.people = self.people
@@ -78,6 +79,9 @@ class Stage:
         internet.taps.on_bytes.append(watch.on_bytes)
         internet.taps.on_attempt.append(watch.secrecy.on_attempt)
         self._befriend()
+
+    def _clock(self, node: Node) -> VirtualClock:
+        return VirtualClock(self.plan.begins_at, node.clock_skew)
 
     def _befriend(self) -> None:
         """Those who are paired before the world begins."""
