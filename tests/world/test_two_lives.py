@@ -175,7 +175,6 @@ class Lives:
 
     async def play(self, life: Life) -> None:
         async with trio.open_nursery() as self.nursery:
-            await self.nursery.start(self.internet.run)
             self.nursery.start_soon(self.server.run, self.watch, ())
             await self.server.up.wait()
             for index in (0, 1):

@@ -51,13 +51,10 @@ class Pair:
 async def connected(shape: LinkShape = SHAPE, seed: int = 1) -> AsyncIterator[Pair]:
     internet = Internet(Randomness(seed))
     ada, ben = internet.add("ada", shape=shape), internet.add("ben", shape=shape)
-    async with trio.open_nursery() as nursery:
-        await nursery.start(internet.run)
-        listener = await ProcessNet(internet, ben).listen(ANY)
-        ours: Any = await ProcessNet(internet, ada).dial(tcp_address(ben.ip, 4001))
-        theirs: Any = await listener.accept()
-        yield Pair(internet, ada, ben, ours, theirs)
-        nursery.cancel_scope.cancel()
+    listener = await ProcessNet(internet, ben).listen(ANY)
+    ours: Any = await ProcessNet(internet, ada).dial(tcp_address(ben.ip, 4001))
+    theirs: Any = await listener.accept()
+    yield Pair(internet, ada, ben, ours, theirs)
 
 
 async def read_all(stream: VirtualStream) -> bytes:
@@ -255,7 +252,6 @@ def test_punching_works_exactly_where_physics_allows(one: NatType, other: NatTyp
         nets = [ProcessNet(internet, each) for each in nodes]
         through: list[bool] = []
         async with trio.open_nursery() as nursery:
-            await nursery.start(internet.run)
             listener = await ProcessNet(internet, server).listen(Address("/ip4/0.0.0.0/tcp/443"))
             seen = []
             for net in nets:

@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import errno
-import heapq
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from hashlib import sha256
 from random import Random
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import trio
 from p2pe.core.addresses import tcp_address
 
 from p2pe_sim.natlab.nat import NatType
+from p2pe_sim.world.clock import call_at
 from p2pe_sim.world.machine import Dial, LinkShape, Machine
 from p2pe_sim.world.nat import BEHAVIOURS, Endpoint, NatBox
 from p2pe_sim.world.randomness import Randomness
 from p2pe_sim.world.wire import Pipe, VirtualStream
-
-if TYPE_CHECKING:
-    from trio_typing import TaskStatus  # the installed trio-stubs know it under this name alone
 
 Route = tuple[Machine, int]
 _DNS_SECONDS: Final = 0.02
@@ -80,7 +77,7 @@ class Partition:
 
 
 class Internet:
-    """All machines of a run. `run` is its task: it delivers connection attempts."""
+    """All machines of a run, under a jumping clock."""
 
     def __init__(self, randomness: Randomness) -> None:
         self.effects = Effects()
@@ -95,9 +92,6 @@ class Internet:
         self._streams: dict[VirtualStream, None] = {}
         self._tuples: dict[tuple[str, int, str], int] = {}
         self._numbers = itertools.count(1)
-        self._timers: list[tuple[float, int, Callable[[], None]]] = []
-        self._order = itertools.count()
-        self._changed = trio.lowlevel.ParkingLot()
 
     # --- machines ---
 
@@ -356,13 +350,4 @@ class Internet:
     # --- time ---
 
     def after(self, seconds: float, act: Callable[[], None]) -> None:
-        heapq.heappush(self._timers, (trio.current_time() + seconds, next(self._order), act))
-        self._changed.unpark_all()
-
-    async def run(self, *, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        task_status.started()
-        while True:
-            while self._timers and self._timers[0][0] <= trio.current_time():
-                heapq.heappop(self._timers)[2]()
-            with trio.move_on_at(self._timers[0][0] if self._timers else float("inf")):
-                await self._changed.park()
+        call_at(trio.current_time() + seconds, act)

@@ -120,7 +120,6 @@ class Stage:
         """To the plan's end. Raises only what a defect of the simulator, or an escape, raises."""
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
-            await nursery.start(self.internet.run)
             nursery.start_soon(self.watch.sample, lambda: self.internet.live_connections)
             for at, _, act in self._timeline():
                 await trio.sleep_until(at)

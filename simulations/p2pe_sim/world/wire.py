@@ -4,7 +4,8 @@ TCP hides loss, so loss is delay here (a retransmission, RFC 6298). What TCP can
 that stall while a path is cut and come long after it has healed, and connections that are dead without either end
 being told.
 
-A pipe gives each chunk the time of its arrival when it is written; a reader sleeps until then. No task runs for it.
+A pipe gives each chunk the time of its arrival when it is written; a reader that waits is woken then, and at no other
+time. No task runs for it.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from typing import TYPE_CHECKING, Final
 import trio
 from p2pe.config import KIB
 from p2pe.model import Address
+
+from p2pe_sim.world.clock import call_at
 
 if TYPE_CHECKING:
     from random import Random
@@ -36,8 +39,8 @@ class Pipe:
     """One direction. `number` is the connection's, doubled, plus 1 for the acceptor's direction."""
 
     __slots__ = (
-        "chunks", "end_at", "internet", "is_dead", "last_at", "number", "outstanding", "reader_gone", "rng",
-        "sent", "source", "stalled", "stalled_since", "tail", "target", "wake_reader", "wake_writer",
+        "alarm_at", "broken_at", "chunks", "end_at", "internet", "is_dead", "last_at", "number", "outstanding",
+        "reader", "reader_gone", "rng", "sent", "source", "stalled", "stalled_since", "tail", "target", "wake_writer",
     )  # fmt: skip
 
     def __init__(self, internet: Internet, number: int, source: Machine, target: Machine, rng: Random) -> None:
@@ -56,7 +59,9 @@ class Pipe:
         self.is_dead = False  # bytes vanish, nobody is told
         self.reader_gone = False
         self.tail = b""  # last bytes written: what the wire's scanners carry from chunk to chunk
-        self.wake_reader = trio.lowlevel.ParkingLot()
+        self.broken_at = _NEVER  # when the reading end learns that the connection was reset
+        self.reader: trio.lowlevel.Task | None = None  # that waits for something to arrive
+        self.alarm_at = _NEVER  # when it is looked after next
         self.wake_writer = trio.lowlevel.ParkingLot()
 
     def write(self, data: bytes) -> None:
@@ -80,12 +85,12 @@ class Pipe:
             self._stall(None)
             return
         self.end_at = self._arrival(0)
-        self.wake_reader.unpark_all()
+        self._look_after_reader()
 
     def _put(self, data: bytes) -> None:
         self.chunks.append((self._arrival(len(data)), data))
         self.outstanding += len(data)
-        self.wake_reader.unpark_all()
+        self._look_after_reader()
 
     def _stall(self, data: bytes | None) -> None:
         if not self.stalled:
@@ -129,6 +134,50 @@ class Pipe:
             self.target.tally.retransmissions += 1
         return wait
 
+    # --- the reader ---
+
+    @property
+    def news_at(self) -> float:
+        """When there is something for the reader: bytes, the end or an error."""
+        first = self.chunks[0][0] if self.chunks else self.end_at
+        return min(first, self.broken_at)
+
+    async def wait_for_news(self) -> None:
+        """One task at a time; wakes too early when the end was closed here."""
+
+        def abort(_: object) -> trio.lowlevel.Abort:
+            self.reader = None
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        self.reader = trio.lowlevel.current_task()
+        self._look_after_reader()
+        await trio.lowlevel.wait_task_rescheduled(abort)
+
+    def break_at(self, time: float) -> None:
+        self.broken_at = time
+        self._look_after_reader()
+
+    def wake_reader(self) -> None:
+        reader, self.reader = self.reader, None
+        if reader is not None:
+            trio.lowlevel.reschedule(reader)
+
+    def _look_after_reader(self) -> None:
+        if self.reader is not None:
+            at = self.news_at
+            if at < self.alarm_at:
+                self.alarm_at = at
+                call_at(at, self._alarm)
+
+    def _alarm(self) -> None:
+        now = trio.current_time()
+        if self.alarm_at <= now:  # else this call was overtaken by an earlier one
+            self.alarm_at = _NEVER
+            if self.news_at <= now:
+                self.wake_reader()
+            else:
+                self._look_after_reader()  # what was to arrive has stalled
+
     # --- what happens to the path ---
 
     def path_cut(self) -> None:
@@ -161,7 +210,7 @@ class Pipe:
                 self.end_at = self._arrival(0)
             else:
                 self.chunks.append((self._arrival(len(data)), data))
-        self.wake_reader.unpark_all()
+        self._look_after_reader()
 
     def kill(self) -> None:
         """From now on bytes vanish, those under way too."""
@@ -179,7 +228,7 @@ class VirtualStream:
     """ports.ByteStream: one end of a connection, with trio.SocketStream's manners."""
 
     __slots__ = (
-        "_error_at", "_in", "_is_closed", "_is_receiving", "_is_sending", "_out", "_sent_end", "internet", "local",
+        "_in", "_is_closed", "_is_receiving", "_is_sending", "_out", "_sent_end", "internet", "local",
         "machine", "owner", "peer", "remote",
     )  # fmt: skip
 
@@ -194,7 +243,6 @@ class VirtualStream:
         self.peer: VirtualStream
         self._in = incoming
         self._out = outgoing
-        self._error_at = _NEVER
         self._is_closed = False
         self._sent_end = False
         self._is_sending = False
@@ -215,7 +263,7 @@ class VirtualStream:
             if self._sent_end:
                 raise trio.ClosedResourceError("send_eof was called already")
             while self._out.outstanding >= BUFFER_BYTES:
-                with trio.move_on_at(self._error_at):
+                with trio.move_on_at(self._in.broken_at):
                     await self._out.wake_writer.park()
                 self._check()
             if len(data):
@@ -234,7 +282,7 @@ class VirtualStream:
         await trio.lowlevel.checkpoint()
         self._check()
         while self._out.outstanding >= BUFFER_BYTES:
-            with trio.move_on_at(self._error_at):
+            with trio.move_on_at(self._in.broken_at):
                 await self._out.wake_writer.park()
             self._check()
 
@@ -244,7 +292,9 @@ class VirtualStream:
         self._is_receiving = True
         pipe = self._in
         try:
-            await trio.lowlevel.checkpoint()
+            self._check()
+            if pipe.news_at <= trio.current_time():
+                await trio.lowlevel.checkpoint()
             while True:
                 self._check()
                 now = trio.current_time()
@@ -253,12 +303,7 @@ class VirtualStream:
                     return self._take(max_bytes or 2 * _CHUNK, now)
                 if not chunks and pipe.end_at <= now:
                     return b""
-                until = min(chunks[0][0] if chunks else pipe.end_at, self._error_at)
-                if until == _NEVER:
-                    await pipe.wake_reader.park()
-                else:
-                    with trio.move_on_at(until):
-                        await pipe.wake_reader.park()
+                await pipe.wait_for_news()
         finally:
             self._is_receiving = False
 
@@ -296,19 +341,18 @@ class VirtualStream:
         if not self._sent_end:
             self._sent_end = True
             self._out.write_end()
-        self._in.wake_reader.unpark_all()
+        self._in.wake_reader()
         self._out.wake_writer.unpark_all()
         self.internet.closed(self)
 
     def break_at(self, time: float) -> None:
         """From `time` on every use of this end raises BrokenResourceError."""
-        if time < self._error_at:
-            self._error_at = time
-            self._in.wake_reader.unpark_all()
+        if time < self._in.broken_at:
+            self._in.break_at(time)
             self._out.wake_writer.unpark_all()
 
     def _check(self) -> None:
         if self._is_closed:
             raise trio.ClosedResourceError("this stream was closed")
-        if self._error_at <= trio.current_time():
+        if self._in.broken_at <= trio.current_time():
             raise trio.BrokenResourceError("connection reset by the other side")
