@@ -189,6 +189,7 @@ KAD_JOIN_ANSWERS: Final = 3  # seeds heard before a join goes on: whoever knows 
 KAD_JOIN_GRACE: Final = 0.5  # seconds after the first answer for the others: some seeds are down
 KAD_MAX_SEEDS: Final = 64  # persisted peers and bootstrap addresses tried in one attempt to join
 KAD_PERSISTED_PEERS: Final = 40
+SIGNATURES_REMEMBERED: Final = 512  # of records, 0.7 KiB each: twenty storers answer with the same one
 KAD_REQUESTS_PER_SECOND: Final = 50  # a peer; an honest lookup sends fewer than 10 to one server
 
 # --- overlay ---
@@ -218,6 +219,7 @@ CONNECTION_PING_INTERVAL: Final = 3.0
 CONNECTION_PING_TIMEOUT: Final = 5.0
 IDLE_CONNECTION_SECONDS: Final = 30.0  # without streams: DHT connections close after this
 MAX_CONNECTIONS_PER_PEER: Final = 4  # relayed, punched, and one being replaced on each side
+ADDRESSES_REMEMBERED: Final = 1_024  # read once and not again; of at most 512 bytes each, most of 60
 MAX_DIAL_ADDRESSES: Final = 16  # of one peer: more are somebody's list of victims
 NEGOTIATION_TIMEOUT: Final = 5.0  # seconds to agree on a stream's protocol: one round trip
 MULTISTREAM_MAX_LINE: Final = 1_024  # bytes: go-multistream's own cap

@@ -23,7 +23,7 @@ from p2pe_sim.world.log import EventLog
 from p2pe_sim.world.person import prepare as prepare
 from p2pe_sim.world.stage import Stage
 
-_GC: Final = (20_000, 20, 50)  # a run makes little cyclic garbage: the default thresholds cost 7 % of its time
+_GC: Final = (100_000, 20, 50)  # a run makes little cyclic garbage: the default thresholds cost 7 % of its time
 _MAX_PROBLEM: Final = 8_000  # characters of a traceback
 
 

@@ -6,6 +6,7 @@ import gc
 import tracemalloc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -14,8 +15,8 @@ import trio.testing
 from libp2p.peer.id import ID
 from libp2p.stream_muxer.yamux.yamux import Yamux
 from p2pe import config
-from p2pe.core.yamux import DATA, GO_AWAY, HEADER, PING, SYN, WINDOW_UPDATE
-from p2pe.overlay.yamux import YamuxConnection
+from p2pe.core.yamux import ACK, DATA, GO_AWAY, HEADER, PING, SYN, WINDOW_UPDATE
+from p2pe.overlay.yamux import LISTENER_PATIENCE, YamuxConnection
 from p2pe.overlay.yamux_stream import MuxedStream
 
 KIB, MIB = config.KIB, config.MIB
@@ -228,6 +229,22 @@ async def test_ping_measures_and_idle_ends_share_the_work(autojump_clock: trio.t
         await trio.sleep(60.0)
         assert listener.round_trip == 0.0
         assert dialer._next_ping + listener._next_ping <= 30  # one of both every 3 s, not both
+
+
+async def test_pings_keep_their_interval_though_answers_take_a_while(autojump_clock: trio.testing.MockClock) -> None:
+    async with raw_peer() as (_, wire), trio.open_nursery() as nursery:
+        asked = []
+        with trio.move_on_after(31.0):
+            while frame := await wire.receive_some(HEADER.size):
+                _, kind, flags, _, value = HEADER.unpack(frame)
+                if kind == PING and flags & SYN:
+                    asked.append(trio.current_time())
+                    await trio.sleep(1.0)
+                    await wire.send_all(HEADER.pack(0, PING, ACK, 0, value))
+        pauses = [round(after - before, 6) for before, after in pairwise(asked)]
+        assert len(pauses) > 7
+        assert set(pauses) == {config.CONNECTION_PING_INTERVAL * LISTENER_PATIENCE}
+        nursery.cancel_scope.cancel()
 
 
 async def test_syn_flood_of_5000_streams_is_bounded_and_others_live() -> None:

@@ -11,7 +11,7 @@ import trio.testing
 from p2pe.messaging.courier import Couriers
 from p2pe.overlay.noise import SecureStream
 from p2pe.storage.database import Database
-from p2pe_sim.world.clock import GRID, jumping_clock
+from p2pe_sim.world.clock import GRID, call_at, jumping_clock
 
 
 def test_trio_still_has_what_determinism_uses() -> None:
@@ -50,6 +50,33 @@ def test_code_that_sleeps_for_the_rest_of_a_limit_gets_on() -> None:
                 await trio.sleep(30.1 - idle)
 
     trio.run(main, clock=jumping_clock())
+
+
+def test_calls_are_made_at_their_time_in_order_and_wake_tasks() -> None:
+    made: list[tuple[str, float]] = []
+
+    async def main() -> None:
+        woken = trio.Event()
+        for name, at in (("second", 2.5), ("first", 1.0), ("third", 2.5)):
+            call_at(at, lambda name=name: made.append((name, trio.current_time())))  # type: ignore[misc]
+        call_at(4.0, woken.set)
+        with trio.move_on_after(3.0) as waiting:
+            await woken.wait()
+        assert waiting.cancelled_caught and trio.current_time() == 3.0
+        await woken.wait()
+        assert trio.current_time() == 4.0
+
+    trio.run(main, clock=jumping_clock())
+    assert made == [("first", 1.0), ("second", 2.5), ("third", 2.5)]
+
+
+def test_trio_still_has_what_the_clock_uses() -> None:
+    source = inspect.getsource(trio._core._run.unrolled_run)
+    assert "runner.clock.start_clock()" in source
+    assert "runner.deadlines.expire(now)" in source
+    assert "runner.deadlines.next_deadline()" in source
+    uses = inspect.getsource(trio._core._run)
+    assert uses.count("in runner.instruments") + uses.count("in self.instruments") == uses.count("instruments.call(")
 
 
 def test_our_own_rooms_still_have_what_the_observer_uses() -> None:

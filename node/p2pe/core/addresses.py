@@ -10,7 +10,9 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterable
 from functools import lru_cache
+from typing import NamedTuple
 
+from p2pe.config import ADDRESSES_REMEMBERED
 from p2pe.model import Address, PathKind, PeerId
 
 CIRCUIT = "/p2p-circuit"
@@ -18,10 +20,44 @@ _HOST_PROTOCOLS = ("ip4", "ip6", "dns", "dns4", "dns6")
 _SHARED_IPV4 = ipaddress.ip_network("100.64.0.0/10")  # RFC 6598: behind a carrier's NAT, not reachable
 
 
-@lru_cache(maxsize=4_096)
-def _parsed(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+_DOCUMENTATION = tuple(
+    ipaddress.ip_network(net)
+    for net in ("192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24", "2001:db8::/32", "198.18.0.0/15")
+)
+_IP = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+
+@lru_cache(maxsize=ADDRESSES_REMEMBERED)
+def _parsed(text: str) -> _IP:
     """Raises ValueError. Cached: a node judges the same few addresses again and again, and parsing costs 10 us."""
     return ipaddress.ip_address(text)
+
+
+class _Hop(NamedTuple):
+    """What an address says about its first hop."""
+
+    ip: _IP
+    text: str
+    is_circuit: bool
+    is_private: bool
+    is_public: bool
+
+
+@lru_cache(maxsize=ADDRESSES_REMEMBERED)
+def _hop(address: str) -> _Hop | None:
+    """None when it isn't an IP. Cached: each is asked about a dozen times whenever a node looks at its addresses."""
+    pieces = address.split("/")
+    if len(pieces) < 3 or pieces[0] or pieces[1] not in ("ip4", "ip6"):
+        return None
+    ip = _ip(pieces[2])
+    if ip is None or ip.version != int(pieces[1][2]):
+        return None
+    by_relay = is_circuit(address)
+    is_example = _is_documentation(ip)
+    confined = ip.is_private or ip.is_loopback or ip.is_link_local
+    private = not by_relay and ((ip.version == 4 and ip in _SHARED_IPV4) or (confined and not is_example))
+    unicast = not (ip.is_multicast or ip.is_unspecified or ip.is_reserved)
+    return _Hop(ip, str(ip), by_relay, private, not by_relay and not private and (is_example or unicast))
 
 
 def host_port(address: str) -> tuple[str, int] | None:
@@ -69,11 +105,8 @@ def _ip(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
 
 def ip_of(address: str) -> str | None:
     """The IP of the first hop, port or not (`/ip4/192.0.2.1`, as Net.interfaces gives); None when it has none."""
-    pieces = address.split("/")
-    if len(pieces) < 3 or pieces[0] or pieces[1] not in ("ip4", "ip6"):
-        return None
-    ip = _ip(pieces[2])
-    return str(ip) if ip is not None and ip.version == int(pieces[1][2]) else None
+    hop = _hop(address)
+    return None if hop is None else hop.text
 
 
 def tcp_address(ip: str, port: int) -> Address:
@@ -92,18 +125,18 @@ def is_circuit(address: str) -> bool:
 
 def is_wildcard(address: str) -> bool:
     """Whether it is 0.0.0.0 or ::, that is, every interface."""
-    ip = ip_of(address)
-    return ip is not None and _parsed(ip).is_unspecified
+    hop = _hop(address)
+    return hop is not None and hop.ip.is_unspecified
 
 
 def is_loopback(address: str) -> bool:
-    ip = ip_of(address)
-    return ip is not None and _parsed(ip).is_loopback
+    hop = _hop(address)
+    return hop is not None and hop.ip.is_loopback
 
 
 def is_link_local(address: str) -> bool:
-    ip = ip_of(address)
-    return ip is not None and _parsed(ip).is_link_local
+    hop = _hop(address)
+    return hop is not None and hop.ip.is_link_local
 
 
 def is_private(address: str) -> bool:
@@ -111,35 +144,24 @@ def is_private(address: str) -> bool:
 
     A carrier's shared space (RFC 6598) counts as private too: nobody outside reaches it.
     """
-    ip = ip_of(address)
-    if ip is None or is_circuit(address):
-        return False
-    parsed = _parsed(ip)
-    if parsed.version == 4 and parsed in _SHARED_IPV4:
-        return True
-    return (parsed.is_private or parsed.is_loopback or parsed.is_link_local) and not is_documentation(ip)
-
-
-_DOCUMENTATION = tuple(
-    ipaddress.ip_network(net)
-    for net in ("192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24", "2001:db8::/32", "198.18.0.0/15")
-)
+    hop = _hop(address)
+    return hop is not None and hop.is_private
 
 
 def is_documentation(ip: str) -> bool:
     """RFC 5737, 3849 and 2544 ranges. They stand for public addresses in laboratories and examples, and no real
     network uses them, so they are judged like public ones."""
-    parsed = _parsed(ip)
-    return any(parsed.version == net.version and parsed in net for net in _DOCUMENTATION)
+    return _is_documentation(_parsed(ip))
+
+
+def _is_documentation(ip: _IP) -> bool:
+    return any(ip.version == net.version and ip in net for net in _DOCUMENTATION)
 
 
 def is_public(address: str) -> bool:
     """A unicast address that anybody could dial: neither private nor a circuit, wildcard, multicast or name."""
-    ip = ip_of(address)
-    if ip is None or is_circuit(address) or is_private(address):
-        return False
-    parsed = _parsed(ip)
-    return is_documentation(ip) or not (parsed.is_multicast or parsed.is_unspecified or parsed.is_reserved)
+    hop = _hop(address)
+    return hop is not None and hop.is_public
 
 
 def subnet_of(address: str) -> bytes | None:
@@ -147,10 +169,10 @@ def subnet_of(address: str) -> bytes | None:
 
     Limits are counted per subnet: one more address in the same one costs an attacker nothing.
     """
-    ip = ip_of(address)
-    if ip is None:
+    hop = _hop(address)
+    if hop is None:
         return None
-    packed = _parsed(ip).packed
+    packed = hop.ip.packed
     return packed[:3] if len(packed) == 4 else packed[:7]
 
 
@@ -172,7 +194,13 @@ def split_peer(text: str) -> tuple[Address, PeerId]:
     address, mark, peer = text.strip().rpartition("/p2p/")
     if not mark or "/" in peer or not address.startswith("/"):
         raise ValueError(f"{text!r} doesn't end in /p2p/<peer id>")
-    return Address(address), PeerId.parse(peer)
+    return Address(address), _peer(peer)
+
+
+@lru_cache(maxsize=ADDRESSES_REMEMBERED)
+def _peer(text: str) -> PeerId:
+    """Raises ValueError. Cached: base58 is slow to read, and the peers whose addresses pass by are few."""
+    return PeerId.parse(text)
 
 
 def relay_of(circuit: str) -> tuple[Address, PeerId] | None:

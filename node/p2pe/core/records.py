@@ -15,6 +15,7 @@ unknown fields), payload size, slot, DHT key = function of (public_key, slot), s
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 from cryptography.exceptions import InvalidSignature, InvalidTag
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -28,6 +29,7 @@ from p2pe.config import (
     MAX_RECORD_BYTES,
     MAX_RECORD_TTL,
     RECORD_PAYLOAD_BYTES,
+    SIGNATURES_REMEMBERED,
 )
 from p2pe.errors import RemoteError
 from p2pe.model import Address, Millis, PeerId, PeerInfo
@@ -97,11 +99,19 @@ def check_record(key: bytes, raw: bytes, now: Millis) -> Record:
     if key != record_key(body.public_key, body.slot):
         raise RemoteError("record under a key that isn't its own")
     _check_times(body, now)
-    try:
-        Ed25519PublicKey.from_public_bytes(body.public_key).verify(signed.signature, _SIGNATURE_CONTEXT + signed.body)
-    except (InvalidSignature, ValueError) as error:
-        raise RemoteError("record with a wrong signature") from error
+    if not _is_signed(body.public_key, signed.signature, signed.body):
+        raise RemoteError("record with a wrong signature")
     return Record(body.public_key, body.slot, body.sequence, Millis(body.expires_at), body.payload, raw)
+
+
+@lru_cache(maxsize=SIGNATURES_REMEMBERED)
+def _is_signed(public_key: bytes, signature: bytes, body: bytes) -> bool:
+    """Cached: a lookup finds the same record at many storers, and each check costs 0.15 ms."""
+    try:
+        Ed25519PublicKey.from_public_bytes(public_key).verify(signature, _SIGNATURE_CONTEXT + body)
+    except (InvalidSignature, ValueError):
+        return False
+    return True
 
 
 def _parse(raw: bytes) -> tuple[records_pb2.SignedRecord, records_pb2.RecordBody]:

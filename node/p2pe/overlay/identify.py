@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Final
 
@@ -40,6 +41,7 @@ class Identity:
     observed: Address | None  # how it sees our end of the connection
 
 
+@cache
 def agent_version() -> str:
     """`p2pe/<version>`, and nothing about the machine, the Python or the libraries."""
     try:

@@ -1,17 +1,23 @@
-"""Addresses and peer ids between text and the binary multiaddrs that libp2p's protocols carry."""
+"""Addresses and peer ids between text and the binary multiaddrs that libp2p's protocols carry.
+
+Both ways are cached: the library takes 0.1 ms for one, and a node reads and tells the same few again and again.
+"""
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import multiaddr
 from multiaddr.exceptions import Error as MultiaddrError
 
+from p2pe.config import ADDRESSES_REMEMBERED
 from p2pe.model import Address
 
 _MAX_BYTES = 512  # a circuit address with two peer ids over a long DNS name
 
 
+@lru_cache(maxsize=ADDRESSES_REMEMBERED)
 def address_to_bytes(address: Address | str) -> bytes:
     """Raises ValueError for what isn't a multiaddr."""
     try:
@@ -24,6 +30,11 @@ def address_from_bytes(raw: bytes) -> Address | None:
     """The text form; None for bytes that aren't a multiaddr we can read."""
     if not raw or len(raw) > _MAX_BYTES:
         return None
+    return _text_of(bytes(raw))
+
+
+@lru_cache(maxsize=ADDRESSES_REMEMBERED)
+def _text_of(raw: bytes) -> Address | None:
     try:
         parsed: Any = multiaddr.Multiaddr(raw)
         return Address(str(parsed))

@@ -68,7 +68,7 @@ class YamuxConnection:
         self._slots = trio.Event()
         self._work = trio.Event()
         self._drained = trio.Event()
-        self._heard = trio.Event()
+        self._heard = 0  # pieces received: tells what came after a ping from what came before, in one instant too
         self._pings: dict[int, tuple[float, trio.Event]] = {}
         self._next_ping = 0
         self._is_running = False
@@ -219,6 +219,7 @@ class YamuxConnection:
             if not data:
                 return "the peer closed the connection"
             self._last_heard = trio.current_time()
+            self._heard += 1
             self._dispatch(machine.receive(data))
             while machine.control_backlog > config.YAMUX_CONTROL_BACKLOG:
                 self._drained = trio.Event()
@@ -226,7 +227,6 @@ class YamuxConnection:
                 await self._drained.wait()
 
     def _dispatch(self, events: Events) -> None:
-        self._heard.set()
         for state in events.incoming:
             if state.reset:
                 continue
@@ -292,26 +292,28 @@ class YamuxConnection:
         """Pings a peer that has been silent for an interval (its own pings will do), so that one of two idle ends
         pings and not both; anything that arrives counts as life, as an answer may wait behind bulk data. A dead link
         is noticed at most interval + time-out after the last sign of life."""
+        asked_at, asked_after = 0.0, -1
         while True:
             now = trio.current_time()
             self.machine.expire(now)
             self._changed()
-            silent_at = self._last_heard + self._ping_interval
-            if now < silent_at and now - self._measured_at < RTT_MAX_AGE:
-                await trio.sleep_until(silent_at)
-                continue
-            if not await self._answers():
-                return f"no sign of life for {self._ping_timeout:g} s after a ping"
-            await trio.sleep_until(now + self._ping_interval)
+            if self._heard == asked_after:
+                due = asked_at + self._ping_timeout
+                if now >= due:
+                    return f"no sign of life for {self._ping_timeout:g} s after a ping"
+            else:
+                due = self._last_heard + self._ping_interval
+                if self._last_heard == self._measured_at and self.round_trip is not None:
+                    due -= self.round_trip  # nothing but an answer: pings keep their interval, one wake-up each
+                if now >= due or now - self._measured_at >= RTT_MAX_AGE:
+                    asked_at, asked_after = now, self._heard
+                    self._send_ping()
+                    due = now + min(self._ping_interval, self._ping_timeout)
+            await trio.sleep_until(due)
 
-    async def _answers(self) -> bool:
-        self._heard = trio.Event()
+    def _send_ping(self) -> None:
         value, self._next_ping = self._next_ping, (self._next_ping + 1) & PING_MASK
         if len(self._pings) < MAX_PINGS:
             self._pings[value] = (trio.current_time(), trio.Event())
         self.machine.ping(value)
         self._work.set()
-        with trio.move_on_after(self._ping_timeout):
-            await self._heard.wait()
-            return True
-        return False

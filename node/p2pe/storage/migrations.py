@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import cache
 from importlib import resources
 from typing import TypeAlias
 
@@ -19,6 +20,7 @@ _NAME = re.compile(r"(\d{4})\.sql")
 Tx: TypeAlias = apsw.Connection
 
 
+@cache
 def migrations() -> tuple[tuple[int, str], ...]:
     """All (number, SQL) pairs that this program carries, ascending and without gaps from 1."""
     found = []

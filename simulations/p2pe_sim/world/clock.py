@@ -19,6 +19,10 @@ from p2pe.model import Millis
 GRID: Final = 2.0**20  # ticks a second
 
 
+class _NoInstruments(dict[str, Any]):
+    """Instead of trio's own collection, which is asked for its members four times a step of each task, in Python."""
+
+
 class Calls:
     """What is to be called when: in order of time, then of asking."""
 
@@ -74,7 +78,14 @@ def jumping_clock() -> trio.testing.MockClock:
         calls.run(now)
         deadlines.expire(now)  # trio would do it in its next round, which has nothing else to do
 
+    def start_clock() -> None:
+        runner = trio._core._run.GLOBAL_RUN_CONTEXT.runner  # type: ignore[attr-defined]
+        runner.clock_autojump_threshold = clock.autojump_threshold
+        if len(runner.instruments) == 1:  # "_all", which is empty
+            runner.instruments = _NoInstruments()
+
     clock.current_time = current_time
+    clock.start_clock = start_clock
     clock._autojump = autojump
     made: trio.testing.MockClock = clock
     return made

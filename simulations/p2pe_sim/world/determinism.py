@@ -8,13 +8,22 @@ from __future__ import annotations
 
 import random
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, MutableSequence
 from contextlib import contextmanager
 from typing import Any
 
 import trio
 
 from p2pe_sim.world.randomness import Randomness
+
+
+class _Scheduling(random.Random):
+    """Trio's dice: the order in which tasks that can run do. A batch is one task more often than not."""
+
+    def shuffle(self, batch: MutableSequence[Any]) -> None:
+        if len(batch) > 1:
+            draw = self.random
+            batch[:] = sorted(batch, key=lambda _: draw())
 
 
 class NotPinned(RuntimeError):
@@ -33,13 +42,14 @@ def require_pinned_hashes() -> None:
 def seeded(randomness: Randomness) -> Iterator[None]:
     """Trio's scheduler and the module `random` follow the seed inside the block."""
     scheduler: Any = trio._core._run  # type: ignore[attr-defined]  # see the head of this file
-    before = scheduler._ALLOW_DETERMINISTIC_SCHEDULING, scheduler._r.getstate(), random.getstate()
+    before = scheduler._ALLOW_DETERMINISTIC_SCHEDULING, scheduler._r, random.getstate()
     scheduler._ALLOW_DETERMINISTIC_SCHEDULING = True
+    scheduler._r = _Scheduling()
     scheduler._r.setstate(randomness.stream("trio").getstate())
     random.setstate(randomness.stream("random").getstate())
     try:
         yield
     finally:
         scheduler._ALLOW_DETERMINISTIC_SCHEDULING = before[0]
-        scheduler._r.setstate(before[1])
+        scheduler._r = before[1]
         random.setstate(before[2])

@@ -22,7 +22,9 @@ from p2pe.core.paths import RelayPolicy
 from p2pe.identity.home import Home
 from p2pe.identity.keyfile import DeviceBox, write_keys
 from p2pe.identity.keys import DeviceKeys, Identity, RootKeys
-from p2pe.model import Address, IdentityKey
+from p2pe.model import Address, IdentityKey, PeerId
+from p2pe.overlay.identify import agent_version
+from p2pe.overlay.wire_addresses import address_from_bytes, address_to_bytes
 from p2pe.ports import Link, World
 from p2pe.storage import contacts
 from p2pe.storage.database import Database, open_database
@@ -44,6 +46,8 @@ T = TypeVar("T")
 _KEY_BYTES: Final = 32
 DATABASE: Final = "p2pe.db"
 LISTEN: Final = (Address("/ip4/0.0.0.0/tcp/4001"),)
+_PEER: Final = f"/p2p/{PeerId(bytes([0x12, 0x20, *bytes(32)]))}"
+_EXAMPLES: Final = (f"/ip4/192.0.2.1/tcp/1{_PEER}/p2p-circuit{_PEER}", f"/ip6/2001:db8::1/tcp/1{_PEER}")
 RESTART_SECONDS: Final = 5.0  # what a service manager waits before it starts a node again that couldn't start
 
 
@@ -81,6 +85,9 @@ def prepare() -> None:
     """What every run needs, made before the first fork."""
     empty_database()
     _home()
+    agent_version()
+    for text in _EXAMPLES:  # a codec of the multiaddr library is imported when it is first needed
+        address_from_bytes(address_to_bytes(text))
 
 
 class Process:
