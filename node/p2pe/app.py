@@ -126,6 +126,7 @@ async def run_node(
                     relay_policy=settings.relay,
                     settled=reach.settled,
                     puncher=reach.puncher,
+                    relays=reach.relay,
                 ) as connectivity,
                 trio.open_nursery() as nursery,
             ):

@@ -235,6 +235,18 @@ class Links(Protocol):
         ...
 
 
+class Relays(Protocol):
+    """How contacts' links fared over their relays. Implemented by overlay/relay/client.py."""
+
+    def broke(self, circuit: Address) -> None:
+        """A contact's link over this circuit address broke, without a goodbye and not by our wish."""
+        ...
+
+    def failures(self, circuit: Address) -> int:
+        """How often that happened of late over its relay, while the relay was there; 0 for a direct address."""
+        ...
+
+
 LinkHandler = Callable[[Link], Awaitable[None]]  # runs for as long as the link lives; reads it to its end
 ContextOf = AbstractAsyncContextManager
 Nursery = trio.Nursery

@@ -9,6 +9,7 @@ from functools import partial
 
 import pytest
 import trio
+import trio.testing
 from overlay_kit import ECHO, host, info, read_all, say, until
 from p2pe import config
 from p2pe.core.addresses import host_port
@@ -203,6 +204,32 @@ async def test_keep_moves_to_another_relay_when_one_dies(nursery: trio.Nursery) 
         await r1.close_connections()
         await until(lambda: {h.relay for h in b_client.held} == {r2.peer_id, r3.peer_id})
         assert not any(str(r1.peer_id) in address for address in circuits(b))
+        nursery.cancel_scope.cancel()
+
+
+async def test_keep_moves_from_a_relay_that_breaks_what_it_carries(nursery: trio.Nursery) -> None:
+    """Only after several broken links, only while another relay is there, and not when the relay itself had gone."""
+    async with AsyncExitStack() as stack:
+        relays = [(await relay(stack))[0] for _ in range(3)]
+        (r1, r2, r3), b_client = relays, (await client(stack))[1]
+        known = [info(r1), info(r2)]
+        nursery.start_soon(b_client.keep, lambda: tuple(known), 2)
+        await until(lambda: len(b_client.held) == 2)
+        bad = next(held.addresses[0] for held in b_client.held if held.relay == r1.peer_id)
+        for count in range(1, config.RELAY_FAILURES_DOUBTED + 1):
+            b_client.broke(bad)
+            await until(lambda count=count: b_client.failures(bad) == count)  # type: ignore[misc]
+        assert {held.relay for held in b_client.held} == {r1.peer_id, r2.peer_id}  # there is nobody else
+        known.append(info(r3))
+        b_client.broke(bad)
+        await until(lambda: {held.relay for held in b_client.held} == {r2.peer_id, r3.peer_id})
+        other = next(held.addresses[0] for held in b_client.held if held.relay == r2.peer_id)
+        await r2.close_listeners()
+        await r2.close_connections()
+        await until(lambda: r2.peer_id not in {held.relay for held in b_client.held})
+        b_client.broke(other)
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        assert b_client.failures(other) == 0
         nursery.cancel_scope.cancel()
 
 

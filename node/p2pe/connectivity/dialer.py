@@ -17,8 +17,8 @@ from p2pe.core.handshake_messages import NONCE_BYTES
 from p2pe.core.paths import RelayPolicy, dial_order
 from p2pe.errors import HandshakeError, LinkClosed, RemoteError, Unreachable
 from p2pe.identity.keys import Identity
-from p2pe.model import PathAttempt, PathKind, PeerId, PeerInfo, Purpose
-from p2pe.ports import Connection, Host, World
+from p2pe.model import Address, PathAttempt, PathKind, PeerId, PeerInfo, Purpose
+from p2pe.ports import Connection, Host, Relays, World
 from p2pe.rendezvous.finder import Finder
 from p2pe.rendezvous.roster import Known
 
@@ -39,6 +39,7 @@ class SessionDialer:
         finder: Finder,
         history: History,
         policy: Callable[[], RelayPolicy],
+        relays: Relays | None,
     ) -> None:
         self._world = world
         self._host = host
@@ -46,6 +47,7 @@ class SessionDialer:
         self._finder = finder
         self._history = history
         self._policy = policy
+        self._relays = relays
 
     async def dial(self, known: Known) -> Session:
         """A new session, over a live connection if there is one. Raises Unreachable, whose text names the step that
@@ -79,7 +81,8 @@ class SessionDialer:
         own = self._host.listen_addresses()
 
         async def by_cache(peer: PeerInfo) -> None:
-            order = dial_order(peer.addresses, (), self._policy(), own)
+            fair = [each for each in peer.addresses if not self._failures(each)]
+            order = dial_order(fair, (), self._policy(), own)
             await attempt(PeerInfo(peer.peer_id, order))
             cached_failed.set()
 
@@ -93,6 +96,7 @@ class SessionDialer:
             cached = known.peer.addresses if known.peer and known.peer.peer_id == peer.peer_id else ()
             usable = set(peer.addresses)
             order = dial_order([a for a in cached if a in usable], peer.addresses, self._policy(), own)
+            order = tuple(sorted(order, key=self._failures))
             if not order:
                 problem = Unreachable(f"none of their {len(peer.addresses)} addresses can be dialled from here")
                 self._note(known, "dial", ", ".join(peer.addresses), str(problem), 0.0)
@@ -119,6 +123,9 @@ class SessionDialer:
             return winner[0]
         raise problems[-1] if problems else Unreachable("no address is known")
 
+    def _failures(self, address: Address) -> int:
+        return 0 if self._relays is None else self._relays.failures(address)
+
     async def _look_up(self, known: Known, problems: list[Unreachable]) -> PeerInfo | None:
         started = trio.current_time()
         try:
@@ -144,12 +151,16 @@ class SessionDialer:
                 session = await self._handshake(known, connection, keys)
             except (HandshakeError, RemoteError, LinkClosed) as error:
                 problem = Unreachable(f"the handshake failed: {error}")
+            except Unreachable as error:
+                problem = error
             except trio.TooSlowError:
                 problem = Unreachable("the handshake timed out")
             else:
                 self._history.note(known.contact_id, "handshake", connection.remote_address, "ok", started)
                 return session
             self._history.note(known.contact_id, "handshake", connection.remote_address, str(problem), started)
+        if self._relays is not None and not connection.is_alive:
+            self._relays.broke(connection.remote_address)
         assert problem is not None  # a contact has at least one pair secret
         raise problem
 

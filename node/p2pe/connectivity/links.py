@@ -33,7 +33,7 @@ from p2pe.core.paths import RelayPolicy, is_better
 from p2pe.core.rotation import proven
 from p2pe.errors import P2peError, StorageError, Unreachable
 from p2pe.model import ContactId, ContactReachability, GoodbyeReason, Millis, PathAttempt, PeerInfo
-from p2pe.ports import Connection, LinkHandler, World
+from p2pe.ports import Connection, LinkHandler, Relays, World
 from p2pe.rendezvous.pulse import Pulse
 from p2pe.rendezvous.roster import Known, Roster
 from p2pe.storage import contacts, outgoing
@@ -64,6 +64,7 @@ class LinkRegistry:
         history: History,
         on_link: LinkHandler,
         policy: Callable[[], RelayPolicy],
+        relays: Relays | None,
         nursery: trio.Nursery,
     ) -> None:
         self._world = world
@@ -71,6 +72,7 @@ class LinkRegistry:
         self._roster = roster
         self._dialer = dialer
         self._policy = policy
+        self._relays = relays
         self._history = history
         self._on_link = on_link
         self._nursery = nursery
@@ -230,7 +232,11 @@ class LinkRegistry:
             session.abort()
         else:
             await session.end(GoodbyeReason.STOPPING)
-        if not was_ours_to_end and session.goodbye not in _GONE_FOR_GOOD:
+        if was_ours_to_end:
+            return
+        if self._relays is not None and session.goodbye is None and not session.connection.is_alive:
+            self._relays.broke(session.connection.remote_address)
+        if session.goodbye not in _GONE_FOR_GOOD:
             waits = RECONNECT_WAITS if session.is_dialer else RECONNECT_WAITS_DIALLED
             self._reconnect_soon(known.contact_id, waits)
 

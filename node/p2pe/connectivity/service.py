@@ -20,7 +20,7 @@ from p2pe.identity.keys import Identity
 from p2pe.model import PeerInfo
 from p2pe.overlay.connections import AddressesChanged, Connected, NetworkChanged
 from p2pe.overlay.punch import Puncher
-from p2pe.ports import Directory, LinkHandler, World
+from p2pe.ports import Directory, LinkHandler, Relays, World
 from p2pe.rendezvous.finder import Finder
 from p2pe.rendezvous.publisher import Publisher
 from p2pe.rendezvous.pulse import Pulse
@@ -60,6 +60,7 @@ async def open_links(
     greet: bool = True,
     settled: trio.Event | None = None,
     puncher: Puncher | None = None,
+    relays: Relays | None = None,
 ) -> AsyncIterator[Connectivity]:
     """Publishes our records, greets the contacts, answers whoever comes, and keeps links while the block runs.
 
@@ -77,8 +78,8 @@ async def open_links(
         return PeerInfo(host.peer_id, publishable(host.listen_addresses(), relay_policy))
 
     async with trio.open_nursery() as nursery:
-        dialer = SessionDialer(world, host, identity, finder, history, lambda: relay_policy)
-        links = LinkRegistry(world, database, roster, dialer, history, on_link, lambda: relay_policy, nursery)
+        dialer = SessionDialer(world, host, identity, finder, history, lambda: relay_policy, relays)
+        links = LinkRegistry(world, database, roster, dialer, history, on_link, lambda: relay_policy, relays, nursery)
         acceptor = Acceptor(world, host, identity, roster, history, links.serve_accepted)
         publisher = Publisher(world, directory, roster, own=own, is_linked=links.is_linked, cover=identity.k_msgid)
         if puncher is not None:

@@ -17,6 +17,7 @@ import trio
 
 from p2pe import config
 from p2pe.core.addresses import host_port, is_circuit, relay_of, with_peer
+from p2pe.core.relay_standing import RelayStanding
 from p2pe.errors import RemoteError, Unreachable
 from p2pe.model import Address, PathKind, PeerId, PeerInfo
 from p2pe.overlay.connection import STREAM_ERRORS, HostConnection
@@ -67,7 +68,7 @@ class Held:
 
 
 class RelayClient:
-    """Made by `open_relay_client`."""
+    """Made by `open_relay_client`. Implements ports.Relays."""
 
     def __init__(self, host: OverlayHost, nursery: trio.Nursery) -> None:
         self._host = host
@@ -75,6 +76,7 @@ class RelayClient:
         self._held: dict[PeerId, Held] = {}
         self._asking: dict[PeerId, None] = {}  # relays that `keep` is asking; bounded by `count`
         self._incoming = 0
+        self._standing = RelayStanding()
         self._is_wanted = True
         self._news = trio.Event()  # something for `keep`
         self.settled = trio.Event()  # those asked first have answered or had time for it, or none is wanted
@@ -83,6 +85,29 @@ class RelayClient:
     def held(self) -> tuple[Held, ...]:
         """Reservations in force."""
         return tuple(h for h in self._held.values() if h.connection.is_alive and h.expires > trio.current_time())
+
+    # --- how relays fare ---
+
+    def broke(self, circuit: Address) -> None:
+        """See ports.Relays."""
+        via = relay_of(circuit)
+        if via is not None:
+            self._nursery.start_soon(self._count_failure, via[1])
+
+    async def _count_failure(self, relay: PeerId) -> None:
+        """Unless the relay is gone, or our own line: then it isn't the relay's doing."""
+        direct = [c for c in self._host.connections(relay) if c.path is not PathKind.RELAYED and c.is_alive]
+        if direct and await direct[0].is_answering(config.NETWORK_PROBE_SECONDS):
+            self._standing.failed(relay, trio.current_time())
+            self._news.set()
+
+    def failures(self, circuit: Address) -> int:
+        """See ports.Relays."""
+        via = relay_of(circuit)
+        return 0 if via is None else self._standing.failures(via[1], trio.current_time())
+
+    def _is_doubted(self, relay: PeerId) -> bool:
+        return self._standing.is_doubted(relay, trio.current_time())
 
     # --- the connection to a relay ---
 
@@ -163,8 +188,9 @@ class RelayClient:
             self._news.set()
 
     async def keep(self, candidates: Candidates, count: int = config.RELAY_CLIENT_COUNT) -> None:
-        """Holds `count` reservations for as long as it runs: refreshes each in time, replaces those whose relay died
-        or refuses, asks a relay that failed again only after a growing while. Withdraws all when cancelled."""
+        """Holds `count` reservations for as long as it runs: refreshes each in time, replaces those whose relay died,
+        refuses or is doubted, asks a relay that failed again only after a growing while. Withdraws all when cancelled.
+        """
         backoff = _Backoff(self._host.world.entropy)
         try:
             async with self._host.events() as events, trio.open_nursery() as nursery:
@@ -175,6 +201,8 @@ class RelayClient:
                         is_over = not held.connection.is_alive or held.expires <= trio.current_time()
                         if is_over or not self._is_wanted:
                             self.release(held.relay)
+                    for relay in sorted(self._held, key=self._is_doubted)[count:]:
+                        self.release(relay)
                     wake = self._top_up(candidates() if self._is_wanted else (), count, backoff, nursery)
                     if not (self._asking or self._is_wanted):
                         self.settled.set()
@@ -209,8 +237,11 @@ class RelayClient:
         idle = [p for p in {**self._held, **by_id} if p not in self._asking]
         ready = [p for p in idle if backoff.is_ready(p)]
         due = [p for p in ready if p in self._held and self._held[p].refresh <= trio.current_time()]
+        fresh = sorted((p for p in ready if p not in self._held), key=self._is_doubted)
         missing = count - len({**self._held, **self._asking})
-        for peer in [*due, *[p for p in ready if p not in self._held][: max(0, missing)]]:
+        # One more for each that is doubted: `keep` lets go of that once the other is there.
+        missing += min(sum(map(self._is_doubted, self._held)), sum(not self._is_doubted(p) for p in fresh))
+        for peer in [*due, *fresh[: max(0, missing)]]:
             relay = by_id.get(peer) or PeerInfo(peer, _relay_addresses(self._held[peer]))
             self._asking[peer] = None
             nursery.start_soon(self._try_to_reserve, relay, backoff)
