@@ -165,6 +165,7 @@ KAD_SERVER_STREAM_IDLE: Final = 8.0  # the same at a server: it is to be dialled
 KAD_MAX_IDLE_STREAMS: Final = 64
 KAD_MAX_RPC: Final = 64  # requests of ours under way at once; more wait
 KAD_RPC_PER_PEER: Final = 4  # of them at one server, each on a stream of its own
+KAD_REQUEST_TRIES: Final = 5  # connections tried for one request, when their other end was just closing them
 KAD_SERVER_STREAMS: Final = 16  # request streams a peer may have open with us: an honest one uses one or two
 KAD_SERVER_STREAM_SECONDS: Final = 60.0  # an inbound stream without a request is closed then
 KAD_VERIFY_QUEUE: Final = 128  # servers that asked us something and wait to be dialled back

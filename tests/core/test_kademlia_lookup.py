@@ -186,6 +186,25 @@ def test_a_lookup_whose_peers_are_all_slow_waits_for_them() -> None:
     assert lookup.closest() == (peers[1],)
 
 
+def test_only_a_thorough_lookup_waits_for_a_near_peer_that_is_slow() -> None:
+    nodes = sorted((node(n) for n in range(40)), key=lambda n: n.location)[:12]
+    timeouts = Timeouts()
+    for _ in range(100):
+        timeouts.observed(0.01)
+    for thorough in (False, True):
+        lookup = Lookup(0, nodes, now=0.0, timeouts=timeouts, count=8, thorough=thorough)
+        now = 0.0
+        while (asked := lookup.requests(now)) or now < 1.0:
+            for peer in asked:
+                if peer is not nodes[2] and peer is not nodes[11]:
+                    lookup.answered(peer.peer_id, [], now)
+            now += 0.25
+        assert lookup.finished is not thorough
+        lookup.answered(nodes[2].peer_id, [], 2.0)
+        assert lookup.requests(2.0) == () and lookup.finished  # the other slow one is farther than eight that answered
+        assert (lookup.closest(8) == tuple(nodes[:8])) or not thorough
+
+
 def test_an_answer_is_not_filled_by_one_network() -> None:
     target = 0
     one_net = sorted((node(n, (b"net",)) for n in range(200)), key=lambda n: n.location)[:20]

@@ -12,6 +12,7 @@ from p2pe.config import KAD_PROTOCOL
 from p2pe.errors import LocalError, Unreachable, UsageError
 from p2pe.model import PeerInfo
 from p2pe.overlay.bootstrap_addresses import check_bootstrap, resolve_bootstrap
+from p2pe.overlay.connection import HostConnection
 from p2pe.overlay.dht import open_dht
 from p2pe.overlay.host import open_host
 from p2pe.overlay.hostkey import HostKey
@@ -289,7 +290,10 @@ async def test_servers_that_start_together_know_each_other_soon(nursery: trio.Nu
             await trio.sleep(0.05)
 
 
-async def test_a_connection_that_ends_just_as_a_request_comes_is_replaced(nursery: trio.Nursery) -> None:
+@pytest.mark.parametrize("connections", [1, 2])
+async def test_a_connection_that_ends_just_as_a_request_comes_is_replaced(
+    nursery: trio.Nursery, connections: int
+) -> None:
     """As when both sides tidy up unused connections: the request isn't lost by it."""
     server = await start(nursery)
     client = await start(nursery, "client")
@@ -297,13 +301,31 @@ async def test_a_connection_that_ends_just_as_a_request_comes_is_replaced(nurser
     ended = []
 
     async def end_the_first(stream: Stream) -> None:
-        if ended:
+        if len(ended) >= connections:
             await server.dht.server.handle(stream)
             return
         ended.append(stream.connection)
-        await server.host.connections()[0].aclose()
+        assert isinstance(stream.connection, HostConnection)
+        stream.connection.close_soon()
 
     server.host.handle(KAD_PROTOCOL, end_the_first)
-    first = await client.host.connect(peer)
+    before = [await client.host.dial(peer) for _ in range(connections)]
     answer = await client.dht.client.request(peer, KadMessage(Kind.FIND_NODE, bytes(client.host.peer_id)))
-    assert len(ended) == 1 and answer.connection is not first
+    assert len(ended) == connections and answer.connection not in before
+
+
+async def test_a_server_that_ends_every_connection_has_its_answer_soon(nursery: trio.Nursery) -> None:
+    server = await start(nursery)
+    client = await start(nursery, "client")
+    asked = []
+
+    async def end_it(stream: Stream) -> None:
+        asked.append(stream)
+        assert isinstance(stream.connection, HostConnection)
+        stream.connection.close_soon()
+
+    server.host.handle(KAD_PROTOCOL, end_it)
+    peer = PeerInfo(server.host.peer_id, server.host.listen_addresses())
+    with pytest.raises(Unreachable, match=r"refused a request|ended while"):
+        await client.dht.client.request(peer, KadMessage(Kind.FIND_NODE, bytes(client.host.peer_id)))
+    assert len(asked) == 1  # a fresh connection: asking again would be knocking at a closed door

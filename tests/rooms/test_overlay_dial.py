@@ -302,6 +302,22 @@ async def test_connections_per_peer_are_limited_the_oldest_goes(autojump_clock: 
         assert dialer.connections(listener.peer_id) == tuple(reversed(made[2:]))
 
 
+async def test_a_connection_whose_other_end_has_said_goodbye_is_left_to_those_who_use_it(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    net = ScriptedNet()
+    async with AsyncExitStack() as stack:
+        dialer, listener = await two_hosts(stack, net, [a(2)])
+        peer = PeerInfo(listener.peer_id, (a(2),))
+        connection = await dialer.connect(peer)
+        stream = await connection.open_stream(ECHO)
+        goodbye = b"\0\3" + bytes(10)  # as other implementations may send it long before the end
+        connection._muxer._dispatch(connection._muxer.machine.receive(goodbye))
+        assert connection.is_alive and not connection.takes_streams
+        assert await say(stream, b"still") == b"still"
+        assert await dialer.connect(peer) is not connection
+
+
 async def test_idle_connections_end_unless_protected_or_used(autojump_clock: trio.testing.MockClock) -> None:
     net = ScriptedNet()
     async with AsyncExitStack() as stack:

@@ -90,6 +90,12 @@ class HostConnection:
         return not (self._ending.is_set() or self._muxer.closed.is_set())
 
     @property
+    def takes_streams(self) -> bool:
+        """Whether new streams can be opened. Not after either end has announced its end (yamux go-away), though those
+        that are open may go on."""
+        return self.is_alive and not self._muxer.machine.is_closing
+
+    @property
     def stream_count(self) -> int:
         """Streams with a protocol, both directions, not yet closed here."""
         return self._streams

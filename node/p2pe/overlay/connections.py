@@ -77,8 +77,9 @@ class Connections:
         self.publish(Disconnected(connection))
 
     def best(self, peer_id: PeerId, accept: Callable[[PathKind], bool] = lambda _: True) -> HostConnection | None:
-        """The live connection with the best path; the youngest among equals, since an older one may be half dead."""
-        live = [c for c in self._by_peer.get(peer_id, ()) if c.is_alive and accept(c.path)]
+        """Of those that take new streams the one with the best path; the youngest among equals, since an older one
+        may be half dead."""
+        live = [c for c in self._by_peer.get(peer_id, ()) if c.takes_streams and accept(c.path)]
         return min(live, key=lambda c: (RANK[c.path], -c.number), default=None)
 
     def all(self, peer_id: PeerId | None = None) -> tuple[HostConnection, ...]:

@@ -209,15 +209,21 @@ class Dht:
     async def find_closest(self, wire_key: bytes, count: int = config.KAD_STORE_COUNT) -> tuple[PeerInfo, ...]:
         """The `count` live servers nearest to a key as it stands in FIND_NODE: a peer id or a location key.
         Raises Unreachable when no server could be asked."""
-        lookup = await self.run_lookup(wire_key, count)
+        lookup = await self.run_lookup(wire_key, count, thorough=True)
         return tuple(node.info for node in lookup.closest(count))
 
     # --- lookups ---
 
     async def run_lookup(
-        self, wire_key: bytes, count: int = config.KAD_STORE_COUNT, paths: int = config.KAD_DISJOINT_PATHS
+        self,
+        wire_key: bytes,
+        count: int = config.KAD_STORE_COUNT,
+        paths: int = config.KAD_DISJOINT_PATHS,
+        *,
+        thorough: bool = False,
     ) -> Lookup:
-        """An iterative lookup to its end: at most KAD_LOOKUP_TIMEOUT. Raises Unreachable when nobody answered."""
+        """An iterative lookup to its end: at most KAD_LOOKUP_TIMEOUT. `thorough`: it waits for slow near peers. Raises
+        Unreachable when nobody answered."""
         if not self.table.has_healthy:
             await self.upkeep.join()
         target = location_of(wire_key)
@@ -231,6 +237,7 @@ class Dht:
             local=self.local.peer_id,
             count=count,
             paths=paths,
+            thorough=thorough,
         )
         self._lookups += 1
         with trio.move_on_after(config.KAD_LOOKUP_TIMEOUT):

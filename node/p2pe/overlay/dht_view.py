@@ -47,7 +47,7 @@ class DhtView:
         key = MULTIHASH_SHA256 + record_hash
         target = location_of(key)
         started = trio.current_time()
-        lookup = await self._dht.run_lookup(key)
+        lookup = await self._dht.run_lookup(key, thorough=True)
         took = trio.current_time() - started
         storers = {node.peer_id for node in lookup.storers()}
         return {

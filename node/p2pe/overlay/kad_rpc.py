@@ -83,12 +83,9 @@ class KadClient:
         """Asks over this very connection. Raises Unreachable or RemoteError."""
         try:
             with trio.fail_after(config.KAD_QUERY_TIMEOUT):
-                stream = await connection.open_stream(config.KAD_PROTOCOL)
-                return await self._exchange(stream, message, None)
+                return await self._request_over(connection, message, None)
         except trio.TooSlowError:
             raise Unreachable(f"{connection.remote_peer} didn't answer in time") from None
-        except STREAM_ERRORS:
-            raise Unreachable(f"{connection.remote_peer} refused a request") from None
 
     def sweep(self) -> float:
         """Closes streams that nobody used for `idle_seconds`, and all beyond KAD_MAX_IDLE_STREAMS servers; and the
@@ -124,23 +121,25 @@ class KadClient:
                 return await self._exchange(kept, message, lane)
             except STREAM_ERRORS:
                 break  # the server closed it meanwhile: a new one, once
-        was_connected = bool(self._host.connections(peer.peer_id))
-        try:
-            return await self._request_anew(peer, message, lane, patience)
-        except Unreachable:
-            if not was_connected:
-                raise
-        return await self._request_anew(peer, message, lane, patience)  # the other side was ending that connection
+        known = set(self._host.connections(peer.peer_id))
+        for tries_left in range(config.KAD_REQUEST_TRIES - 1, -1, -1):
+            connection = await self._host.connect(peer, linger=lambda: self.lingers or patience.cancel_called)
+            is_fresh = connection.is_dialer and connection not in known
+            try:
+                return await self._request_over(connection, message, lane)
+            except Unreachable:
+                if is_fresh or not tries_left:
+                    raise
+                # The other side was just ending that connection, as idle ones end.
+        raise AssertionError("the last try returns or raises")
 
-    async def _request_anew(
-        self, peer: PeerInfo, message: KadMessage, lane: _Lane, patience: trio.CancelScope
-    ) -> Answer:
-        connection = await self._host.connect(peer, linger=lambda: self.lingers or patience.cancel_called)
+    async def _request_over(self, connection: HostConnection, message: KadMessage, lane: _Lane | None) -> Answer:
+        """Over a stream of its own, kept in `lane` if all goes well. Raises Unreachable or RemoteError."""
         stream = await connection.open_stream(config.KAD_PROTOCOL)
         try:
             return await self._exchange(stream, message, lane)
         except STREAM_ERRORS:
-            raise Unreachable(f"{peer.peer_id} refused a request") from None
+            raise Unreachable(f"{connection.remote_peer} refused a request") from None
 
     async def _exchange(self, stream: NegotiatedStream, message: KadMessage, lane: _Lane | None) -> Answer:
         """One request and its reply. The stream is kept in `lane` if all went well, else reset."""

@@ -98,7 +98,7 @@ class Upkeep:
         if self._dht.mode == "client" and len(self._dht.table) >= config.KAD_CLIENT_ENOUGH:
             return
         try:
-            await self._dht.run_lookup(bytes(self._host.peer_id))
+            await self._dht.run_lookup(bytes(self._host.peer_id), thorough=self._dht.mode == "server")
             if self._dht.mode == "server":
                 await self._fill()
         except Unreachable as error:

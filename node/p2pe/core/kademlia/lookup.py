@@ -8,7 +8,8 @@
 Each path has its own candidates and asks only peers that no other path has asked (S/Kademlia section 4.4), so what a
 hostile peer says steers one path alone. A path ends when the `width` nearest candidates it may ask have answered.
 A peer that takes longer than `timeouts.patience` frees its place for the next one, and may still answer until
-`timeouts.limit`.
+`timeouts.limit`. A `thorough` lookup waits for such a peer when it is among the nearest; others end without it, since
+a reader needs one storer, soon.
 
 State of a candidate on its path:
 
@@ -90,11 +91,13 @@ class Lookup:
         paths: int = KAD_DISJOINT_PATHS,
         alpha: int = KAD_ALPHA,
         count: int = KAD_STORE_COUNT,
+        thorough: bool = False,
     ) -> None:
         self.target = target
         self._timeouts = timeouts
         self._local = local
         self._deadline = now + KAD_LOOKUP_TIMEOUT
+        self._is_thorough = thorough
         self._over = False
         self._quiet_until = float("-inf")  # no time-out changes anything before
         nearest = sorted(seeds, key=lambda node: node.location ^ target)
@@ -263,6 +266,7 @@ class Lookup:
                 waits = True
             elif stage is Stage.SLOW:
                 slow = True  # worth waiting for when nobody is left to ask
+                waits = waits or self._is_thorough
             elif stage is Stage.NEW and candidate.node.peer_id not in self._asked:
                 if len(self._asked) >= KAD_LOOKUP_MAX_REQUESTS:
                     return waits
