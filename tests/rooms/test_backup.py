@@ -15,7 +15,7 @@ from p2pe.identity.home import Home
 from p2pe.identity.keyring import create_identity, open_identity
 from p2pe.identity.keys import Identity
 from p2pe.model import ContactId, MessageId, MessageState, Millis, StreamId
-from p2pe.storage import contacts, invites, meta, outgoing
+from p2pe.storage import contacts, held, invites, meta, outgoing
 from p2pe.storage.connection import connect
 from p2pe.storage.migrations import migrate
 from storage_kit import add_contact
@@ -87,8 +87,8 @@ def test_everything_comes_back_on_a_new_device(folder: Path, passphrase: str | N
     assert (meta.get_number(connection, meta.RECOVER_UNTIL) or 0) > LATER
     assert invites.open_invites(connection, NOW) == ()
     connection.close()
-    held = MessageState.HELD_IDENTITY.value
-    assert rows(again, returned) == [(1, "delivered", ""), (2, held, "restored"), (3, held, "restored")]
+    state = MessageState.HELD_IDENTITY.value
+    assert rows(again, returned) == [(1, "delivered", ""), (2, state, "restored"), (3, state, "restored")]
     assert not list(again.path.glob(".p2pe-*")) and not list(folder.glob(".p2pe-*")), "a copy was left behind"
 
 
@@ -133,7 +133,7 @@ def test_held_messages_released_go_behind_later_ones(folder: Path) -> None:
     stream = outgoing.current_stream(connection, fresh)
     outgoing.insert(connection, contact_id, stream, outgoing.next_sequence(connection, contact_id, stream), [draft(9)],
                     LATER)  # fmt: skip
-    released = outgoing.release(connection, contact_id, fresh, LATER)
+    released = held.release(connection, contact_id, fresh, LATER)
     assert [each[0] for each in released] == [2, 3]
     offer = outgoing.offer(connection, contact_id, 0, 10, 10_000, LATER)
     assert offer is not None and [each[0] for each in offer.ids] == [9, 2, 3]

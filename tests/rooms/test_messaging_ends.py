@@ -23,7 +23,7 @@ from p2pe.model import (
     Retraction,
     Retractions,
 )
-from p2pe.storage import contacts, outgoing
+from p2pe.storage import contacts, held
 from p2pe.storage.incoming import EMPTY_HASH
 from trio.testing import MockClock, wait_all_tasks_blocked
 
@@ -184,7 +184,7 @@ async def test_what_a_contacts_backup_brought_back_is_taken_back_again(tmp_path:
     shutil.copy(image, pair.path(1))
     async with pair.node(0) as alice, pair.node(1) as bob:
         assert await texts(bob) == [SECRET]
-        assert await alice.database.write(lambda tx: outgoing.retract_again(tx, 1)) == 1  # type: ignore[arg-type]
+        assert await alice.database.write(lambda tx: held.retract_again(tx, 1)) == 1  # type: ignore[arg-type]
         alice.couriers.wake(1, others=True)  # type: ignore[arg-type]
         await until(_gone_there(alice, sent))
         assert await texts(bob) == []

@@ -16,7 +16,7 @@ from p2pe.messaging.outbox import Outbox
 from p2pe.messaging.resend import Resender
 from p2pe.messaging.signals import Signals
 from p2pe.model import ContactId, Content, IdentityKey, MessageId, MessageState
-from p2pe.storage import contacts, outgoing
+from p2pe.storage import contacts, held, outgoing
 from p2pe.storage.database import Database, open_database
 
 K_MSGID = b"i" * 32
@@ -46,7 +46,7 @@ class Desk:
         )
 
     async def hold(self, contact_id: ContactId) -> int:
-        return await self.database.write(lambda tx: outgoing.hold(tx, contact_id, self.outbox._world.clock.now()))
+        return await self.database.write(lambda tx: held.hold(tx, contact_id, self.outbox._world.clock.now()))
 
     async def offered(self, contact_id: ContactId) -> list[tuple[int, Content]]:
         """(sequence, content) of what would be written to a link, checked as the recipient's codec would."""
@@ -143,7 +143,7 @@ async def test_released_to_the_same_contact_it_goes_behind_what_was_written_sinc
         if restored:
             stream = outgoing.StreamId(b"r" * 16)
             now = desk.outbox._world.clock.now()
-            await desk.database.write(lambda tx: outgoing.mark_restored(tx, stream, now, hold=True))
+            await desk.database.write(lambda tx: held.mark_restored(tx, stream, now, hold=True))
         else:
             await desk.hold(old)
         await desk.outbox.send("old", "since")

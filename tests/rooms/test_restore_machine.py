@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from p2pe.core import codec
 from p2pe.core.derive import body_hash
 from p2pe.model import ContactId, Content, MessageId, MessageState, Millis, ReceiptStatus, StreamId
-from p2pe.storage import incoming, outgoing
+from p2pe.storage import held, incoming, outgoing
 from p2pe.storage.connection import connect
 from p2pe.storage.migrations import Tx, migrate
 from p2pe.storage.restored import mark_restored
@@ -93,7 +93,7 @@ class Pair:
         """Up to `cut` steps of it."""
         steps = cut % (2 * STEPS)
         if self.bob_is_new and steps:
-            outgoing.retract_again(self.alice, self.contact)
+            held.retract_again(self.alice, self.contact)
             self.bob_is_new = False
         for _ in range(2):
             if not self._exchange(steps):
@@ -145,7 +145,7 @@ class Pair:
         outgoing.retract(self.alice, remembered, self.tick())
 
     def release(self, _: int) -> None:
-        outgoing.release(self.alice, self.contact, self.fresh(), self.tick())
+        held.release(self.alice, self.contact, self.fresh(), self.tick())
 
     def restore_bob(self, which: int) -> None:
         if self.backups["bob"]:

@@ -36,7 +36,7 @@ from p2pe.model import ContactId, ContactReachability, GoodbyeReason, Millis, Pa
 from p2pe.ports import Connection, LinkHandler, Relays, World
 from p2pe.rendezvous.pulse import Pulse
 from p2pe.rendezvous.roster import Known, Roster
-from p2pe.storage import contacts, outgoing
+from p2pe.storage import contacts, held
 from p2pe.storage.database import Database
 from p2pe.storage.migrations import Tx
 
@@ -469,7 +469,7 @@ def _note_session(session: Session, before: PeerInfo | None, now: Millis, tx: Tx
         contacts.set_peer(tx, contact_id, peer)
     is_new_device = session.list_version > row.list_version
     if is_new_device:
-        outgoing.retract_again(tx, contact_id)
+        held.retract_again(tx, contact_id)
         contacts.rotate_soon(tx, contact_id)  # the secret may be on a device that was stolen
     dropped = row.next_secret is not None and pair_keys(row.next_secret).receipt == session.receipt_key
     if dropped:

@@ -10,7 +10,7 @@ from p2pe.core.names import free_name
 from p2pe.errors import Conflict
 from p2pe.model import Contact
 from p2pe.ports import World
-from p2pe.storage import contacts, outgoing
+from p2pe.storage import contacts, held
 from p2pe.storage.database import Database
 from p2pe.storage.migrations import Tx
 
@@ -44,8 +44,8 @@ async def replace_contact(
         wanted = contacts.get(tx, old.id).name
         contacts.rename(tx, old.id, _free(f"{wanted}-old", contacts.all_contacts(tx)))
         contacts.rename(tx, new.id, wanted)
-        held = outgoing.hold(tx, old.id, now)
-        return Replaced(contacts.get(tx, old.id), contacts.get(tx, new.id), held)
+        count = held.hold(tx, old.id, now)
+        return Replaced(contacts.get(tx, old.id), contacts.get(tx, new.id), count)
 
     return await database.write(work)
 

@@ -1,7 +1,7 @@
 """The life of an outgoing message: which states follow which, and what people are told about each.
 
-TRANSITIONS is the whole of it: storage/outgoing.py builds the WHERE clauses of its updates from this table, so
-that no statement can make a change which isn't in it. docs/protocol/delivery.md argues why a message is
+TRANSITIONS is the whole of it: storage/outgoing.py and held.py build the WHERE clauses of their updates from this
+table, so that no statement can make a change which isn't in it. docs/protocol/delivery.md argues why a message is
 neither lost nor doubled nor reordered.
 """
 

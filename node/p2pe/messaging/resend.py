@@ -19,9 +19,10 @@ from p2pe.messaging.names import contact_named
 from p2pe.messaging.signals import Signals
 from p2pe.model import Content, IdentityKey, MessageId, Millis, StreamId
 from p2pe.ports import World
-from p2pe.storage import outgoing
+from p2pe.storage import held, outgoing
 from p2pe.storage.database import Database
-from p2pe.storage.outgoing import Draft, Unsettled
+from p2pe.storage.held import Unsettled
+from p2pe.storage.outgoing import Draft
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +58,7 @@ class Resender:
             if new.blocked:
                 raise LocalError(f"you have blocked {new.name}; unblock first, then resend")
             if new.contact_id == old.contact_id:
-                return old, Resent(tuple(outgoing.release(tx, old.contact_id, fresh, now)))
+                return old, Resent(tuple(held.release(tx, old.contact_id, fresh, now)))
             return new, self._move(tx, old, new, fresh, now)
 
         person, resent = await self._database.write(work)
@@ -68,10 +69,10 @@ class Resender:
     def _move(
         self, tx: apsw.Connection, old: outgoing.Recipient, new: outgoing.Recipient, fresh: StreamId, now: Millis
     ) -> Resent:
-        found = outgoing.unsettled(tx, old.contact_id)
+        found = held.unsettled(tx, old.contact_id)
         moved = {each.id: self._id_for(each.id, new.identity_key) for each in found}
         drafts = [self._draft(each, moved) for each in found]
-        known = outgoing.known_ids(tx, list(moved.values()))
+        known = held.known_ids(tx, list(moved.values()))
         drafts = [each for each in drafts if each.id not in known]
         stream_id = outgoing.current_stream(tx, fresh)
         first = outgoing.next_sequence(tx, new.contact_id, stream_id)
@@ -85,7 +86,7 @@ class Resender:
             edits = codec.decode_content(draft.body).edits
             if edits is not None:
                 outgoing.add_edits(tx, new.contact_id, True, [(edits, draft.id)])
-        outgoing.mark_resent(tx, [each.id for each in found], now)
+        held.mark_resent(tx, [each.id for each in found], now)
         return Resent(tuple(moved.values()), tuple(moved))
 
     def _id_for(self, old: MessageId, peer: IdentityKey) -> MessageId:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from p2pe.config import RECOVER_SECONDS
 from p2pe.model import Millis, StreamId
-from p2pe.storage import contacts, invites, meta, outgoing
+from p2pe.storage import contacts, held, invites, meta
 from p2pe.storage.migrations import Tx
 
 
@@ -22,4 +22,4 @@ def mark_restored(tx: Tx, fresh: StreamId, now: Millis, *, hold: bool) -> int:
     for invite in invites.all_invites(tx):
         if invite.state == "open":
             invites.close(tx, invite.id, "revoked")
-    return outgoing.mark_restored(tx, fresh, now, hold=hold)
+    return held.mark_restored(tx, fresh, now, hold=hold)
