@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Final
 import structlog
 import trio
 
-from p2pe import config
 from p2pe.core.addresses import expand, host_port, ip_of, is_loopback, is_public, is_wildcard, path_of
 from p2pe.core.observed import Observations
 from p2pe.errors import RemoteError, Unreachable
@@ -28,6 +27,7 @@ from p2pe.overlay.identify import Identity
 from p2pe.overlay.limits import HostLimits, HostMetrics
 from p2pe.overlay.listen import Acceptor
 from p2pe.overlay.ping import PING_PROTOCOL, answer_pings
+from p2pe.overlay.shared_dials import SharedDials
 from p2pe.overlay.upgrade import Upgraded
 from p2pe.ports import ByteStream, Listener, Stream, StreamHandler, World
 
@@ -37,22 +37,6 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 _GOODBYE_SECONDS: Final = 0.5  # for go-aways and flushing when the host closes
-
-
-class _PendingDial:
-    """One race to a peer, and how many wait for it."""
-
-    __slots__ = ("addresses", "attempts", "connection", "done", "failure", "lingers", "scope", "waiting")
-
-    def __init__(self, addresses: tuple[Address, ...]) -> None:
-        self.addresses = addresses
-        self.done = trio.Event()
-        self.scope = trio.CancelScope()
-        self.connection: HostConnection | None = None
-        self.failure = Unreachable("the dial was cancelled")
-        self.attempts: tuple[PathAttempt, ...] = ()
-        self.waiting = 0
-        self.lingers = False  # goes on with nobody waiting
 
 
 class OverlayHost:
@@ -71,8 +55,7 @@ class OverlayHost:
         self._acceptor = Acceptor(world, key, limits, self.metrics)
         self._dialer = Dialer(world, key, limits)
         self._dialer.local_for = self._local_for
-        self._dials: dict[PeerId, list[_PendingDial]] = {}
-        self._lingering = 0  # dials that go on though nobody waits
+        self._dials = SharedDials(self._dial, nursery)
         self._listeners: list[Listener] = []
         self._interfaces: tuple[Address, ...] = ()
         self._announced: dict[str, tuple[Address, ...]] = {}
@@ -191,21 +174,17 @@ class OverlayHost:
             return live
         if peer.peer_id == self.peer_id:
             raise Unreachable("that peer is this node itself")
-        racing = list(self._dials.get(peer.peer_id, ()))
-        raced = {address for pending in racing for address in pending.addresses}
-        fresh = tuple(address for address in dict.fromkeys(peer.addresses) if address not in raced)
-        if fresh or not racing:  # addresses learnt while a race is on don't wait for its end
-            racing.append(self._start_dial(peer.peer_id, fresh))
-        connection = await self._first_of(racing, peer.peer_id, linger) or self._connections.best(peer.peer_id)
-        if connection is not None:
-            return connection
-        tried = tuple(attempt for pending in racing for attempt in pending.attempts)
-        raise Unreachable(str(racing[-1].failure), tried)
+        try:
+            return await self._dials.connect(peer, linger)
+        except Unreachable:
+            live = self._connections.best(peer.peer_id)  # it came to us meanwhile
+            if live is not None:
+                return live
+            raise
 
     async def dial(self, peer: PeerInfo) -> HostConnection:
         """A new connection by racing all addresses, though there be one already. Raises Unreachable."""
-        dialled, _ = await self._race(peer.peer_id, peer.addresses)
-        return await self._start_connection(dialled)
+        return (await self._dial(peer))[0]
 
     async def dial_address(
         self, peer_id: PeerId, address: Address, *, local: Address | None = None, path: PathKind | None = None
@@ -275,76 +254,13 @@ class OverlayHost:
         path = path_of(remote)
         return PathKind.PUNCHED if path is PathKind.DIRECT and ip_of(remote) in self._punched else path
 
-    def _start_dial(self, peer_id: PeerId, addresses: tuple[Address, ...]) -> _PendingDial:
-        pending = _PendingDial(addresses)
-        self._dials.setdefault(peer_id, []).append(pending)
-        self._nursery.start_soon(self._run_dial, peer_id, pending)
-        return pending
-
-    async def _first_of(
-        self, racing: Sequence[_PendingDial], peer_id: PeerId, linger: Callable[[], bool]
-    ) -> HostConnection | None:
-        """The connection of the race that is won first; None when all are lost."""
-        won: list[HostConnection] = []
-
-        async def wait(pending: _PendingDial) -> None:
-            connection = await self._await_dial(pending, peer_id, linger)
-            if connection is not None:
-                won.append(connection)
-                nursery.cancel_scope.cancel()
-
-        async with trio.open_nursery() as nursery:
-            for pending in racing:
-                nursery.start_soon(wait, pending)
-        return won[0] if won else None
-
-    def _forget_dial(self, peer_id: PeerId, pending: _PendingDial) -> None:
-        left = [each for each in self._dials.get(peer_id, ()) if each is not pending]
-        if left:
-            self._dials[peer_id] = left
-        else:
-            self._dials.pop(peer_id, None)
-
-    async def _await_dial(
-        self, pending: _PendingDial, peer_id: PeerId, linger: Callable[[], bool]
-    ) -> HostConnection | None:
-        """Waits for a shared dial; when the last one who waits is cancelled, so is the dial, unless it lingers."""
-        pending.waiting += 1
+    async def _dial(self, peer: PeerInfo) -> tuple[HostConnection, tuple[PathAttempt, ...]]:
         try:
-            await pending.done.wait()
-        finally:
-            pending.waiting -= 1
-            if pending.waiting or pending.done.is_set() or pending.lingers:
-                pass
-            elif linger() and self._lingering < config.MAX_LINGERING_DIALS:
-                pending.lingers = True
-                self._lingering += 1
-            else:
-                pending.scope.cancel()
-                self._forget_dial(peer_id, pending)
-        return pending.connection
-
-    async def _run_dial(self, peer_id: PeerId, pending: _PendingDial) -> None:
-        try:
-            with pending.scope:
-                dialled, pending.attempts = await self._race(peer_id, pending.addresses)
-                pending.connection = await self._start_connection(dialled)
-        except Unreachable as failure:
-            pending.failure, pending.attempts = failure, failure.attempts
-        finally:
-            self._lingering -= pending.lingers
-            self._forget_dial(peer_id, pending)
-            pending.done.set()
-        if pending.lingers and pending.connection is not None:
-            await trio.sleep(config.LINGERING_SECONDS)
-            pending.connection.close_if_unused()
-
-    async def _race(self, peer_id: PeerId, addresses: Sequence[Address]) -> tuple[Dialled, tuple[PathAttempt, ...]]:
-        try:
-            return await self._dialer.race(peer_id, addresses)
+            dialled, attempts = await self._dialer.race(peer.peer_id, peer.addresses)
         except Unreachable:
             self.metrics.dials_failed += 1
             raise
+        return await self._start_connection(dialled), attempts
 
     async def _start_connection(self, dialled: Dialled) -> HostConnection:
         """Runs it in the host's nursery. Raises Unreachable when the peer has too many, or the host is closing."""
