@@ -127,7 +127,8 @@ def test_contacts_find_each_other_again_on_another_network(tmp_path: Path) -> No
 
 def test_who_was_offline_for_long_finds_the_contacts_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Long enough that nobody tries to reconnect any more."""
-    monkeypatch.setattr(links, "RECONNECT_WAITS", (0.05, 0.1, 0.2, 2.0))
+    for waits in ("RECONNECT_WAITS", "RECONNECT_WAITS_DIALLED"):
+        monkeypatch.setattr(links, waits, (0.05, 0.1, 0.2, 2.0))
 
     async def story() -> None:
         ip("addr add 10.1.0.1/24 dev lan0")
@@ -163,7 +164,7 @@ def test_a_dial_that_hangs_on_the_old_network_begins_anew_on_the_other(tmp_path:
             ip("rule add to 10.1.0.1 table 7 priority 1", "rule add priority 2 lookup local", "rule del priority 0")
             ip("route add 10.1.0.1/32 via 10.1.0.2 table 7", "neigh add 10.1.0.2 lladdr 02:00:00:00:00:02 dev lan0")
             nursery.start_soon(a.connectivity.links.get, await a.contact_id("ben"))  # what it sends is swallowed
-            await until(lambda: bool(a.host._dials))
+            await until(lambda: bool(a.host._dials._pending))
             before = trio.current_time()
             ip("addr add 10.2.0.1/24 dev lan0")
             await b.host.refresh_interfaces()  # it publishes where it is now, but dials nobody
