@@ -479,7 +479,7 @@ async def test_a_goodbye_is_not_followed_by_calls(people: People, pair: tuple[No
     await alice.connectivity.links.stop()
     contact = await bob.contact_id("alice")
     await until(lambda: not bob.connectivity.links.is_linked(contact))
-    assert contact not in bob.connectivity.links._reconnecting
+    assert bob.connectivity.links.reconnector.next_try(contact) is None
     assert people.directory.looked_up == looked_up
 
 

@@ -14,7 +14,7 @@ import trio.testing
 from netns_kit import ip, run_in_namespace
 from overlay_kit import ECHO, host, info, say, until
 from p2pe import config
-from p2pe.connectivity import links
+from p2pe.connectivity import links, reconnecting
 from p2pe.model import Address
 from p2pe.overlay.connections import NetworkChanged
 from p2pe.overlay.net import RealNet
@@ -129,6 +129,7 @@ def test_who_was_offline_for_long_finds_the_contacts_again(tmp_path: Path, monke
     """Long enough that nobody tries to reconnect any more."""
     for waits in ("RECONNECT_WAITS", "RECONNECT_WAITS_DIALLED"):
         monkeypatch.setattr(links, waits, (0.05, 0.1, 0.2, 2.0))
+    monkeypatch.setattr(reconnecting, "RECONNECT_WAITS", (0.05, 0.1, 0.2, 2.0))
 
     async def story() -> None:
         ip("addr add 10.1.0.1/24 dev lan0")
@@ -143,7 +144,7 @@ def test_who_was_offline_for_long_finds_the_contacts_again(tmp_path: Path, monke
             await a.connectivity.links.get(await a.contact_id("ben"))
             await until(lambda: _over(a, "10.1.0.1") and len(b.connectivity.links.all()) == 1)
             ip("addr del 10.1.0.1/24 dev lan0", "addr del 127.0.0.1/8 dev lo")
-            await until(lambda: all(node.connectivity.links._lost for node in (a, b)))
+            await until(lambda: all(node.connectivity.links.reconnector.lost for node in (a, b)))
             ip("addr add 10.2.0.1/24 dev lan0")
             await until(lambda: _over(a, "10.2.0.1"))
             nursery.cancel_scope.cancel()

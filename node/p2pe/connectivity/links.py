@@ -27,6 +27,7 @@ from p2pe.config import (
 )
 from p2pe.connectivity.dialer import SessionDialer, dialled_peer
 from p2pe.connectivity.history import History
+from p2pe.connectivity.reconnecting import Reconnector
 from p2pe.connectivity.session import Session
 from p2pe.core.derive import pair_keys
 from p2pe.core.paths import RelayPolicy, is_better
@@ -78,9 +79,8 @@ class LinkRegistry:
         self._nursery = nursery
         self._sessions: dict[ContactId, list[Session]] = {}  # oldest first; at most MAX_LINKS_PER_CONTACT each
         self._dials: dict[ContactId, _Dialling] = {}
-        self._reconnecting: dict[ContactId, Millis] = {}  # and when the next try is
-        self._lost: dict[ContactId, None] = {}  # whose link broke and couldn't be made anew; bounded by the contacts
         self._moved = Pulse()  # to another network
+        self.reconnector = Reconnector(world, self._moved, self._try_again, nursery)
         self._renewing: dict[ContactId, None] = {}
         self._is_stopping = False
         self.changed = Pulse()
@@ -117,7 +117,7 @@ class LinkRegistry:
             round_trip=session.connection.round_trip if session else None,
             since=session.established_at if session else None,
             attempts=self._history.of(contact_id),
-            next_try_at=self._reconnecting.get(contact_id) if session is None else None,
+            next_try_at=self.reconnector.next_try(contact_id) if session is None else None,
         )
 
     # --- getting one ---
@@ -193,7 +193,7 @@ class LinkRegistry:
         if now is None or now.blocked:  # since the handshake began
             session.abort()
             return
-        self._lost.pop(known.contact_id, None)
+        self.reconnector.found(known.contact_id)
         sessions = self._sessions.setdefault(known.contact_id, [])
         sessions.append(session)
         surplus = sessions[: max(0, len(sessions) - MAX_LINKS_PER_CONTACT)]
@@ -238,7 +238,7 @@ class LinkRegistry:
             self._relays.broke(session.connection.remote_address)
         if session.goodbye not in _GONE_FOR_GOOD:
             waits = RECONNECT_WAITS if session.is_dialer else RECONNECT_WAITS_DIALLED
-            self._reconnect_soon(known.contact_id, waits)
+            self.reconnector.soon(known.contact_id, waits)
 
     def _forget(self, session: Session) -> None:
         sessions = self._sessions.get(session.contact_id, [])
@@ -358,44 +358,10 @@ class LinkRegistry:
 
     # --- when things change ---
 
-    def _reconnect_soon(self, contact_id: ContactId, waits: tuple[float, ...] = RECONNECT_WAITS) -> None:
-        if contact_id in self._reconnecting or self._is_stopping:
-            return
-        self._reconnecting[contact_id] = self._world.clock.now()
-        self._nursery.start_soon(self._reconnect, contact_id, list(waits))
-
-    async def _reconnect(self, contact_id: ContactId, waits: list[float]) -> None:
-        """A link broke without a goodbye: a few tries, soon, and from the beginning on another network. After that
-        couriers try when something waits, and the contact greets us when it is back."""
-        try:
-            while waits:
-                seen = self._moved.count
-                jittered = waits.pop(0) * (0.75 + self._world.entropy(1)[0] / 512)
-                self._reconnecting[contact_id] = Millis(self._world.clock.now() + round(1000 * jittered))
-                with trio.move_on_after(jittered) as pause:
-                    await self._moved.beyond(seen)
-                if not pause.cancelled_caught:
-                    waits = list(RECONNECT_WAITS)
-                    continue
-                known = self._roster.get(contact_id)
-                if known is None or known.blocked or self._is_stopping or self.is_linked(contact_id):
-                    return
-                try:
-                    await self.get(contact_id)
-                    return
-                except Unreachable:
-                    if self._moved.count != seen:
-                        waits = list(RECONNECT_WAITS)
-            self._lost[contact_id] = None
-        finally:
-            del self._reconnecting[contact_id]
-
     def moved(self) -> None:
         """We are on another network: links that were lost may be possible again."""
         self._moved.fire()
-        lost, self._lost = tuple(self._lost), {}
-        for contact_id in lost:
-            self._reconnect_soon(contact_id)
+        self.reconnector.moved()
 
     async def greet_all(self) -> None:
         """Dials every contact once, those seen last first: what waits on either side arrives at once."""
@@ -415,7 +381,13 @@ class LinkRegistry:
 
     def connect_soon(self, contact_id: ContactId) -> None:
         """Dials a contact that was just paired or unblocked, in the background."""
-        self._reconnect_soon(contact_id)
+        self.reconnector.soon(contact_id)
+
+    async def _try_again(self, contact_id: ContactId) -> None:
+        """For the reconnector. Raises Unreachable; returns when the link is there, or isn't wanted any more."""
+        known = self._roster.get(contact_id)
+        if known is not None and not (known.blocked or self._is_stopping or self.is_linked(contact_id)):
+            await self.get(contact_id)
 
     async def network_changed(self) -> None:
         """Our addresses changed: links that died with the old ones are found out and made anew."""
@@ -426,7 +398,7 @@ class LinkRegistry:
     async def _probe(self, session: Session) -> None:
         if session.is_usable and not await session.probe() and not session.ended.is_set():
             session.abort()
-            self._reconnect_soon(session.contact_id)
+            self.reconnector.soon(session.contact_id)
 
     async def drop(self, contact_id: ContactId) -> None:
         """Ends all links to a contact that was blocked or removed, and what carries them, as the node's stop does."""
@@ -443,6 +415,7 @@ class LinkRegistry:
     async def stop(self) -> None:
         """Says goodbye on every link; no new ones come after this."""
         self._is_stopping = True
+        self.reconnector.stop()
         async with trio.open_nursery() as nursery:
             for session in self.all():
                 nursery.start_soon(session.end, GoodbyeReason.STOPPING)
