@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 import trio
 from p2pe import config
 from p2pe.core.addresses import split_peer
+from p2pe.core.kademlia.timeouts import Timeouts
 from p2pe.core.records import make_record, public_key_of, record_key
 from p2pe.errors import RemoteError, Unreachable
 from p2pe.model import Millis, PeerInfo
@@ -55,7 +56,7 @@ async def check(world: World, text: str) -> Check:
             identity = await host.identify(connection)
             if config.KAD_PROTOCOL not in identity.protocols:
                 return Check(text, True, identity.agent, took, problem="it doesn't serve the DHT")
-            client = KadClient(host)
+            client = KadClient(host, Timeouts(host.pace))
             near = await client.request_over(connection, KadMessage(Kind.FIND_NODE, bytes(host.peer_id)))
             seed, now = world.entropy(32), world.clock.now()
             key = record_key(public_key_of(seed), 0)

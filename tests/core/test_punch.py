@@ -12,7 +12,8 @@ from p2pe.core.punch import (
     Responder,
     Said,
     gives_way,
-    patience,
+    round_seconds,
+    silence_of,
     worth_dialling,
     worth_naming,
 )
@@ -64,7 +65,7 @@ def test_a_responder_takes_connect_and_then_sync() -> None:
 def test_a_slow_answer_does_not_delay_the_dial_beyond_a_round() -> None:
     initiator = Initiator(is_public)
     initiator.begin([], 0.0)
-    assert initiator.receive(PunchMessage(Said.CONNECT, (B,)), 60.0).wait == config.PUNCH_ROUND_SECONDS
+    assert initiator.receive(PunchMessage(Said.CONNECT, (B,)), 60.0).wait == config.ROUND_TRIP_MAX
 
 
 def test_what_a_peer_names_is_dialled_only_where_it_makes_sense() -> None:
@@ -86,7 +87,13 @@ def test_of_two_who_initiate_exactly_one_gives_way() -> None:
     assert gives_way(one, other) is not gives_way(other, one)
 
 
+def test_a_round_lasts_two_round_trips_at_the_least_and_is_bounded() -> None:
+    assert round_seconds(None) == round_seconds(0.2) == config.PUNCH_ROUND_SECONDS
+    assert round_seconds(5.0) == 10.0
+    assert round_seconds(3_600.0) == 2 * config.ROUND_TRIP_MAX
+
+
 def test_patience_outlasts_two_round_trips() -> None:
-    assert patience(1.0, 0) == 2.0
-    assert patience(None, 0) == config.PUNCH_SILENCE_SECONDS == patience(0.01, 0)
-    assert patience(0.01, 2) == 4 * config.PUNCH_SILENCE_SECONDS
+    assert silence_of(1.0, 0) == 2.0
+    assert silence_of(None, 0) == config.PUNCH_SILENCE_SECONDS == silence_of(0.01, 0)
+    assert silence_of(0.01, 2) == 4 * config.PUNCH_SILENCE_SECONDS

@@ -367,7 +367,7 @@ async def test_attempts_of_strangers_are_counted_per_subnet(people: People, pair
 
 async def test_garbage_and_silence_end_quickly(pair: tuple[Node, Node], monkeypatch: pytest.MonkeyPatch) -> None:
     alice, bob = pair
-    monkeypatch.setattr("p2pe.connectivity.acceptor.HANDSHAKE_TIMEOUT", 0.2)
+    monkeypatch.setattr("p2pe.core.patience.HANDSHAKE_TIMEOUT", 0.2)
     for garbage in (b"\x00\x00", b"\xff\xff", b"\x00\x05hello", os.urandom(5000), b""):
         stream = await stream_to(alice, bob)
         if garbage:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from p2pe_sim.plan import Fault, FaultKind
+from dataclasses import replace
+
+from p2pe_sim.plan import Fault, FaultKind, Liveness
 from p2pe_sim.result import Verdict
 from world_kit import Worker, rough, two, worker
 
@@ -59,8 +61,6 @@ def test_a_rough_world_is_as_rough_as_it_says(world: Worker) -> None:
 
 def test_what_one_node_less_changes_stays_with_its_neighbours(world: Worker) -> None:
     """Chance comes from streams of each node's and link's own: shrinking a plan doesn't make another world of it."""
-    from dataclasses import replace
-
     from p2pe_sim.world.randomness import Randomness
 
     plan = two(5)
@@ -80,3 +80,13 @@ def test_a_link_that_breaks_is_made_anew_though_nothing_waits(world: Worker) -> 
     assert [what for at, what in links if at == 30.0] == ["link_down"] * 2
     after = [what for at, what in links if 30.0 < at < 35.0]
     assert after.count("link_up") - after.count("link_down") == 2, after
+
+
+def test_nodes_on_lines_of_five_seconds_join_and_deliver(world: Worker) -> None:
+    """Round trips of 5 s to everybody else and of 10 s between the two: nothing is given up that is on its way."""
+    plan = two(messages=6, duration=300.0)
+    slow = tuple(node if node.name == "hub" else replace(node, latency=2.48) for node in plan.nodes)
+    checks = replace(plan.checks, liveness=(Liveness("delivered", 200.0),))
+    result = world.run(replace(plan, nodes=slow, checks=checks))
+    assert result.verdict is Verdict.PASSED, (result.problem, result.broken)
+    assert result.counts["delivered"] == 6

@@ -13,7 +13,6 @@ from functools import partial
 import structlog
 import trio
 
-from p2pe.config import HANDSHAKE_TIMEOUT
 from p2pe.connectivity.admission import Admission
 from p2pe.connectivity.dialer import local_party
 from p2pe.connectivity.history import History
@@ -22,6 +21,7 @@ from p2pe.connectivity.streams import FrameStream
 from p2pe.core.derive import PairKeys, day_of, is_tag, session_tag
 from p2pe.core.handshake import RESPONDER_ENTROPY_BYTES, Expected, ResponderHandshake
 from p2pe.core.handshake_messages import Hello
+from p2pe.core.patience import handshake_patience
 from p2pe.errors import HandshakeError, LinkClosed, RemoteError
 from p2pe.identity.keys import Identity
 from p2pe.model import PeerId, Purpose
@@ -96,7 +96,7 @@ class Acceptor:
 
     async def on_stream(self, stream: Stream) -> None:
         """One inbound stream, from Hello to the end of its session."""
-        deadline = trio.current_time() + HANDSHAKE_TIMEOUT
+        deadline = trio.current_time() + handshake_patience(stream.connection.round_trip)
         frames = FrameStream(stream)
         raw_hello = await self._first_frame(frames, deadline)
         if raw_hello is None or not self.admission.begin():

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import trio
 
-from p2pe.config import CACHED_HEADSTART, HANDSHAKE_TIMEOUT, MAX_REMEMBERED_ADDRESSES, SESSION_PROTOCOL
+from p2pe.config import CACHED_HEADSTART, MAX_REMEMBERED_ADDRESSES, SESSION_PROTOCOL
 from p2pe.connectivity.history import History
 from p2pe.connectivity.session import Session
 from p2pe.connectivity.streams import FrameStream
@@ -15,6 +15,7 @@ from p2pe.core.derive import PairKeys, day_of, session_tag
 from p2pe.core.handshake import DIALER_ENTROPY_BYTES, DialerHandshake, Established, Expected, LocalParty
 from p2pe.core.handshake_messages import NONCE_BYTES
 from p2pe.core.paths import RelayPolicy, dial_order
+from p2pe.core.patience import handshake_patience
 from p2pe.errors import HandshakeError, LinkClosed, RemoteError, Unreachable
 from p2pe.identity.keys import Identity
 from p2pe.model import Address, PathAttempt, PathKind, PeerId, PeerInfo, Purpose
@@ -178,7 +179,7 @@ class SessionDialer:
             entropy=self._world.entropy(DIALER_ENTROPY_BYTES),
             expected=Expected(known.identity_key, None, known.list_version, known.protocol_version, known.revoked),
         )
-        with trio.fail_after(HANDSHAKE_TIMEOUT):
+        with trio.fail_after(handshake_patience(connection.round_trip)):
             frames = FrameStream(await connection.open_stream(SESSION_PROTOCOL))
             established = await run_dialer(frames, handshake, keys.psk0)
         return Session(self._world, frames, established, known.contact_id, keys.receipt)

@@ -20,6 +20,7 @@ from p2pe.config import (
 from p2pe.connectivity.streams import FrameStream
 from p2pe.core.codec import PING_NONCE_BYTES, decode_frame, encode_frame
 from p2pe.core.handshake import Established
+from p2pe.core.patience import patience
 from p2pe.errors import LinkClosed, RemoteError
 from p2pe.model import (
     ContactId,
@@ -203,10 +204,10 @@ class Session:
                     return
 
     async def probe(self) -> bool:
-        """Whether the other side answers within LINK_PING_TIMEOUT; anything heard counts. Asked when the network
-        changed. Needs a task in `receive`."""
+        """Whether the other side answers in time, LINK_PING_TIMEOUT at the least; anything heard counts. Asked when the
+        network changed. Needs a task in `receive`."""
         seen = self._heard.count
-        with trio.move_on_after(LINK_PING_TIMEOUT):
+        with trio.move_on_after(patience(LINK_PING_TIMEOUT, self.connection.round_trip, 1)):
             try:
                 await self.send((Ping(self._world.entropy(PING_NONCE_BYTES)),))
             except LinkClosed:

@@ -47,6 +47,11 @@ class PairChannel:
         self._established = established
         self.secret = established.pair_secret()
 
+    @property
+    def round_trip(self) -> float | None:
+        """Seconds, of the connection."""
+        return self._frames.stream.connection.round_trip
+
     async def confirm(self, petname: str) -> None:
         """Sends our proof and our ticket about them. Raises LinkClosed."""
         established = self._established

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import structlog
 import trio
 
-from p2pe.config import HANDSHAKE_TIMEOUT, SESSION_PROTOCOL
+from p2pe.config import SESSION_PROTOCOL
 from p2pe.connectivity.dialer import local_party
 from p2pe.connectivity.service import Connectivity
 from p2pe.connectivity.streams import FrameStream
@@ -20,6 +20,7 @@ from p2pe.core.handshake import DIALER_ENTROPY_BYTES, DialerHandshake, Establish
 from p2pe.core.handshake_messages import NONCE_BYTES
 from p2pe.core.invite import Code, Link, code_handle, link_handle, link_seed, locator_seed, search_days
 from p2pe.core.paths import dial_order
+from p2pe.core.patience import handshake_patience
 from p2pe.errors import (
     AlreadyContact,
     HandshakeError,
@@ -109,7 +110,7 @@ class Invitee:
         for peer in others:
             try:
                 connection = await self._connect(peer)
-                with trio.fail_after(2 * HANDSHAKE_TIMEOUT):
+                with trio.fail_after(2 * handshake_patience(connection.round_trip)):
                     frames, established = await handshake(connection)
                     return await self._pair(frames, established, name)
             except trio.TooSlowError:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import structlog
 import trio
 
-from p2pe.config import HANDSHAKE_TIMEOUT, MAX_OPEN_INVITES
+from p2pe.config import MAX_OPEN_INVITES
 from p2pe.connectivity.acceptor import PairingRequest
 from p2pe.connectivity.service import Connectivity
 from p2pe.contacts.exchange import PairChannel, store_as_inviter, wanted_name
@@ -17,6 +17,7 @@ from p2pe.contacts.refusal import STATES, Refusal
 from p2pe.core.derive import link_psk0
 from p2pe.core.handshake import Established
 from p2pe.core.invite import code_of, link_handle
+from p2pe.core.patience import handshake_patience
 from p2pe.errors import GuessesSpent, HandshakeError, InviteExpired, NotFound
 from p2pe.identity.keys import Identity
 from p2pe.model import ContactId, IdentityKey, PeerId, Purpose
@@ -55,7 +56,7 @@ class Inviter:
 
     async def answer(self, request: PairingRequest) -> bool:
         """See acceptor.PairingHandler. Raises HandshakeError, LinkClosed, trio.TooSlowError, StorageError."""
-        with trio.fail_after(2 * HANDSHAKE_TIMEOUT):
+        with trio.fail_after(2 * handshake_patience(request.frames.stream.connection.round_trip)):
             async with self._turn:
                 return await self._answer(request)
 

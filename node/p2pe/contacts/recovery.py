@@ -15,7 +15,6 @@ import structlog
 import trio
 
 from p2pe.config import (
-    HANDSHAKE_TIMEOUT,
     RECOVER_LOOK_FIRST,
     RECOVER_LOOK_MAX,
     RECOVER_LOOKS_AT_ONCE,
@@ -32,6 +31,7 @@ from p2pe.core.derive import recover_psk0
 from p2pe.core.handshake import DIALER_ENTROPY_BYTES, DialerHandshake, Expected
 from p2pe.core.handshake_messages import NONCE_BYTES
 from p2pe.core.paths import dial_order
+from p2pe.core.patience import handshake_patience
 from p2pe.errors import InviteExpired, LinkClosed, NotFound, RemoteError, StorageError, Unreachable
 from p2pe.identity.keys import Identity
 from p2pe.model import ContactId, PathAttempt, PeerInfo, Purpose
@@ -180,7 +180,7 @@ class Recovery:
             ),
             ticket=secrets.ticket,
         )
-        with trio.fail_after(HANDSHAKE_TIMEOUT):
+        with trio.fail_after(handshake_patience(connection.round_trip)):
             frames = FrameStream(await connection.open_stream(SESSION_PROTOCOL))
             established = await run_dialer(frames, handshake, recover_psk0(person.identity_key))
         channel = PairChannel(self._world, self._identity, frames, established)
@@ -189,7 +189,7 @@ class Recovery:
             await self._database.write(lambda tx: contacts.set_next_secret(tx, person.id, channel.secret))
             await self._connectivity.roster.reload(person.id)
             await channel.confirm(person.name)
-            with trio.fail_after(RECOVER_WAIT + HANDSHAKE_TIMEOUT):
+            with trio.fail_after(RECOVER_WAIT + handshake_patience(connection.round_trip)):
                 agreed = await channel.receive_confirm(person.name)
             await self._store(secrets, agreed, connection)
             done = True

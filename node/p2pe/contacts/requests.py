@@ -12,7 +12,6 @@ import structlog
 import trio
 
 from p2pe.config import (
-    HANDSHAKE_TIMEOUT,
     INVITE_RETRY_SECONDS,
     MAX_RECOVER_WAITING,
     PUBLISH_LOOK,
@@ -27,6 +26,7 @@ from p2pe.core.derive import recover_psk0
 from p2pe.core.handshake import Established
 from p2pe.core.names import contact_name, safe_name
 from p2pe.core.paths import publishable
+from p2pe.core.patience import handshake_patience
 from p2pe.core.tickets import Ticket, open_ticket
 from p2pe.errors import Conflict, HandshakeError, LinkClosed, NotFound, RemoteError, StorageError, Unreachable
 from p2pe.identity.keys import Identity
@@ -183,7 +183,7 @@ class Requests:
     async def _take_back(self, channel: PairChannel, established: Established, name: str, *, ask: bool) -> None:
         """Waits for approval if need be, agrees on a new pair secret, stores the contact, confirms."""
         try:
-            with trio.fail_after(HANDSHAKE_TIMEOUT):
+            with trio.fail_after(handshake_patience(channel.round_trip)):
                 agreed = await channel.receive_confirm(name)
             if ask:
                 chosen = await self._approved(channel, established)

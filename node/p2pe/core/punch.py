@@ -62,7 +62,7 @@ class Initiator:
             raise RemoteError("the other side didn't answer CONNECT with CONNECT")
         round_trip = max(0.0, now - self._began)
         self._began = None
-        wait = min(round_trip / 2, config.PUNCH_ROUND_SECONDS)
+        wait = min(round_trip / 2, config.ROUND_TRIP_MAX)
         return Plan(worth_dialling(message.addresses, self._useful), wait, False, round_trip)
 
 
@@ -106,7 +106,13 @@ def gives_way(own: PeerId, theirs: PeerId) -> bool:
     return bytes(own) < bytes(theirs)
 
 
-def patience(round_trip: float | None, rounds_before: int) -> float:
+def round_seconds(round_trip: float | None) -> float:
+    """How long a round may take once dialling has begun: a simultaneous open succeeds within two round trips or not at
+    all. `round_trip` over the relay, which is the longer way."""
+    return max(config.PUNCH_ROUND_SECONDS, 2 * min(round_trip or 0.0, config.ROUND_TRIP_MAX))
+
+
+def silence_of(round_trip: float | None, rounds_before: int) -> float:
     """How long the server of a punched connection waits for the client's first bytes before it takes the client's part:
     the other end may have accepted an ordinary connection, and waits as well. Doubled each round: the other end may
     only be slow."""

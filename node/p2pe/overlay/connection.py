@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 import structlog
 import trio
 
+from p2pe.core.patience import patience
 from p2pe.core.yamux_stream import YamuxLimits
 from p2pe.errors import RemoteError, Unreachable
 from p2pe.model import Address, PathKind, PeerId
@@ -59,6 +60,7 @@ class HostConnection:
             limits=YamuxLimits(max_inbound_streams=limit, max_outbound_streams=limit),
             ping_interval=shared.limits.ping_interval,
             ping_timeout=shared.limits.ping_timeout,
+            round_trip=upgraded.round_trip,
         )
         self.identity: Identity | None = None  # filled by Host.identify
         self.identifying = trio.Lock()  # js-libp2p serves one identify stream a connection and resets a second
@@ -84,6 +86,10 @@ class HostConnection:
     @property
     def round_trip(self) -> float | None:
         return self._muxer.round_trip
+
+    def patience(self, least: float, trips: int) -> float:
+        """Seconds to wait for what takes so many round trips: core/patience.py."""
+        return patience(least, self.round_trip, trips)
 
     @property
     def is_alive(self) -> bool:
@@ -115,17 +121,18 @@ class HostConnection:
 
     # --- streams ---
 
-    async def open_stream(self, protocol: str) -> NegotiatedStream:
-        """See ports.Connection. The time-out is HostLimits.negotiation_timeout."""
+    async def open_stream(self, protocol: str, first: bytes = b"") -> NegotiatedStream:
+        """See ports.Connection. The time-out is HostLimits.negotiation_timeout, or what a slow line needs. `first` goes
+        with the proposal: who doesn't speak the protocol throws it away."""
         if not self.is_alive:
             raise Unreachable(f"the connection to {self._remote_peer} has ended")
         muxed: MuxedStream | None = None
         self._opening += 1
         try:
-            with trio.fail_after(self._shared.limits.negotiation_timeout):
+            with trio.fail_after(self.patience(self._shared.limits.negotiation_timeout, 1)):
                 muxed = await self._muxer.open_stream()
                 reader = multistream.LineReader(muxed.receive_some)
-                await multistream.propose(reader, muxed.send_all, [protocol])
+                await multistream.propose(reader, muxed.send_all, [protocol], trailing=first)
                 self._shared.metrics.streams_opened += 1
                 stream = NegotiatedStream(self, muxed, protocol, reader.rest)
                 muxed = None
@@ -211,7 +218,7 @@ class HostConnection:
         shared = self._shared
         reader = multistream.LineReader(muxed.receive_some)
         try:
-            with trio.fail_after(shared.limits.negotiation_timeout):
+            with trio.fail_after(self.patience(shared.limits.negotiation_timeout, 1)):
                 protocol = await multistream.answer(reader, muxed.send_all, shared.handlers)
             handler = shared.handlers[protocol]
         except (RemoteError, trio.TooSlowError, KeyError, *STREAM_ERRORS):

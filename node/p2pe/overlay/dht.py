@@ -99,8 +99,8 @@ class Dht:
         self.local = Node(host.peer_id, location_of(host.peer_id))
         self.table = RoutingTable(self.local)
         self.store = RecordStore(check_record, world.entropy(32))
-        self.client = KadClient(host)
-        self._timeouts = Timeouts()
+        self._timeouts = Timeouts(host.pace)
+        self.client = KadClient(host, self._timeouts)
         self.stability = Stability()
         self._silent: OrderedDict[PeerId, None] = OrderedDict()  # didn't answer when asked last: no seeds
         self._remembered: OrderedDict[bytes, _Remembered] = OrderedDict()
@@ -222,7 +222,7 @@ class Dht:
         *,
         thorough: bool = False,
     ) -> Lookup:
-        """An iterative lookup to its end: at most KAD_LOOKUP_TIMEOUT. `thorough`: it waits for slow near peers. Raises
+        """An iterative lookup to its end: at most `Timeouts.whole`. `thorough`: it waits for slow near peers. Raises
         Unreachable when nobody answered."""
         if not self.table.has_healthy:
             await self.upkeep.join()
@@ -240,7 +240,7 @@ class Dht:
             thorough=thorough,
         )
         self._lookups += 1
-        with trio.move_on_after(config.KAD_LOOKUP_TIMEOUT):
+        with trio.move_on_after(self._timeouts.whole):
             await self._drive(lookup, wire_key)
         self.table.touch(target, trio.current_time())
         if not lookup.closest(1):

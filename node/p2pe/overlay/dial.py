@@ -16,6 +16,7 @@ import trio
 
 from p2pe import config
 from p2pe.core.addresses import dns_port, is_circuit, path_of, split_peer, tcp_address
+from p2pe.core.patience import Pace, patience
 from p2pe.errors import P2peError, RemoteError, Unreachable
 from p2pe.model import Address, PathAttempt, PathKind, PeerId
 from p2pe.overlay.closing import close_now
@@ -55,6 +56,7 @@ class Dialled:
 @dataclass(slots=True)
 class _Race:
     peer_id: PeerId
+    deadline: float  # for addresses to accept
     attempts: list[PathAttempt] = field(default_factory=list)
     winner: Dialled | None = None
 
@@ -62,10 +64,11 @@ class _Race:
 class Dialer:
     """Dials for one host. Knows no connections: each call makes a new one, or raises."""
 
-    def __init__(self, world: World, key: HostKey, limits: HostLimits) -> None:
+    def __init__(self, world: World, key: HostKey, limits: HostLimits, pace: Pace) -> None:
         self._world = world
         self._key = key
         self._limits = limits
+        self._pace = pace
         self.circuit: CircuitDialer | None = None
         self.local_for: Callable[[Address], Address | None] = lambda _: None  # a port to dial this target from
 
@@ -74,16 +77,17 @@ class Dialer:
         candidates = order_candidates(peer_id, addresses)
         if not candidates:
             raise Unreachable(f"no address of {peer_id} is known")
-        race = _Race(peer_id)
+        race = _Race(peer_id, trio.current_time() + self._patience(self._limits.dial_timeout))
         started = trio.current_time()
-        with trio.move_on_after(self._limits.dial_timeout):
-            async with trio.open_nursery() as nursery:
-                for index, address in enumerate(candidates):
-                    failed = trio.Event()
-                    nursery.start_soon(self._attempt, race, address, failed, nursery.cancel_scope)
-                    if index < len(candidates) - 1:
-                        with trio.move_on_after(self._limits.dial_stagger):
-                            await failed.wait()
+        async with trio.open_nursery() as nursery:
+            for index, address in enumerate(candidates):
+                if trio.current_time() >= race.deadline:
+                    break
+                failed = trio.Event()
+                nursery.start_soon(self._attempt, race, address, failed, nursery.cancel_scope)
+                if index < len(candidates) - 1:
+                    with trio.move_on_after(self._limits.dial_stagger):
+                        await failed.wait()
         if race.winner is None:
             seen = {attempt.target for attempt in race.attempts}
             for address in candidates:
@@ -96,7 +100,7 @@ class Dialer:
         started = trio.current_time()
         outcome = "cancelled"
         try:
-            dialled = await self.dial(address, race.peer_id)
+            dialled = await self.dial(address, race.peer_id, deadline=race.deadline)
             if race.winner is not None:
                 outcome = "another address was faster"
                 await close_now(dialled.upgraded.stream)
@@ -118,16 +122,33 @@ class Dialer:
         took = trio.current_time() - started
         race.attempts.append(PathAttempt(self._world.clock.now(), step, address, outcome, took))
 
-    async def dial(self, address: Address, peer_id: PeerId, *, local: Address | None = None) -> Dialled:
-        """One address, upgraded; `local` binds the outgoing port. Raises Unreachable, whose text is for people."""
-        raw = await self._open(address, peer_id, local)
+    async def dial(
+        self, address: Address, peer_id: PeerId, *, local: Address | None = None, deadline: float | None = None
+    ) -> Dialled:
+        """One address, upgraded; `local` binds the outgoing port. Whoever has accepted by `deadline` (None: within the
+        host's dial time-out) gets the upgrade's time on top: on a slow line one round trip each. A relay says itself
+        when it gives up. Raises Unreachable, whose text is for people."""
+        started = trio.current_time()
+        if is_circuit(address):
+            raw = await self._open(address, peer_id, local)
+        else:
+            try:
+                with trio.fail_at(deadline or trio.current_time() + self._patience(self._limits.dial_timeout)):
+                    raw = await self._open(address, peer_id, local)
+            except trio.TooSlowError:
+                raise Unreachable("timed out") from None
         path = path_of(address) if is_circuit(address) else path_of(raw.remote)
         remote = address if is_circuit(address) else raw.remote
-        upgraded = await self.upgrade(raw, peer_id)
+        upgraded = await self.upgrade(raw, peer_id, trio.current_time() - started)
         return Dialled(upgraded, path, raw.local, remote)
 
-    async def upgrade(self, raw: ByteStream, peer_id: PeerId) -> Upgraded:
-        """The dialer's upgrade of a stream that is open already. Closes it, and raises Unreachable, on failure.
+    def _patience(self, least: float) -> float:
+        """For what takes one round trip, on a line like ours."""
+        return patience(least, self._pace.round_trip, 1)
+
+    async def upgrade(self, raw: ByteStream, peer_id: PeerId, opened_in: float = 0.0) -> Upgraded:
+        """The dialer's upgrade of a stream that is open already; it took `opened_in` seconds, a round trip or more.
+        Closes it, and raises Unreachable, on failure.
 
         What fails, or loses a race, is reset: closing it as usual would keep our listen port from being used towards
         that address for a minute (TIME-WAIT), and hole punching needs just that.
@@ -135,7 +156,10 @@ class Dialer:
         upgraded: Upgraded | None = None
         reset_on_close(raw, True)
         try:
-            with errors_for_people(), trio.fail_after(self._limits.upgrade_timeout):
+            with (
+                errors_for_people(),
+                trio.fail_after(max(self._patience(self._limits.upgrade_timeout), patience(0.0, opened_in, 1))),
+            ):
                 upgraded = await upgrade_outbound(raw, self._key, self._world.entropy, peer_id)
             reset_on_close(raw, False)
             return upgraded

@@ -15,6 +15,7 @@ import trio
 
 from p2pe.core.addresses import expand, host_port, ip_of, is_loopback, is_public, is_wildcard, path_of
 from p2pe.core.observed import Observations
+from p2pe.core.patience import Pace
 from p2pe.errors import RemoteError, Unreachable
 from p2pe.model import Address, PathAttempt, PathKind, PeerId, PeerInfo
 from p2pe.overlay import identify
@@ -47,13 +48,14 @@ class OverlayHost:
         self.limits = limits
         self.metrics = HostMetrics()
         self.observations = Observations()  # what identify says about our own address
+        self.pace = Pace()  # of our line
         self._key = key
         self._nursery = nursery
         self._handlers: dict[str, StreamHandler] = {}
         self._shared = Shared(self._handlers, limits, self.metrics)
         self._connections = Connections(limits, self.metrics)
         self._acceptor = Acceptor(world, key, limits, self.metrics)
-        self._dialer = Dialer(world, key, limits)
+        self._dialer = Dialer(world, key, limits, self.pace)
         self._dialer.local_for = self._local_for
         self._dials = SharedDials(self._dial, nursery)
         self._listeners: list[Listener] = []
@@ -126,6 +128,7 @@ class OverlayHost:
 
     def network_changed(self) -> None:
         """Tells every subscriber. The addresses are right already (`refresh_interfaces`)."""
+        self.pace.forget()
         self._connections.publish(NetworkChanged())
 
     # --- protocols ---
@@ -190,12 +193,8 @@ class OverlayHost:
         self, peer_id: PeerId, address: Address, *, local: Address | None = None, path: PathKind | None = None
     ) -> HostConnection:
         """A new connection over one address, from the port of `local` if given (hole punching). Raises Unreachable,
-        after HostLimits.dial_timeout at the latest."""
-        try:
-            with trio.fail_after(self.limits.dial_timeout):
-                dialled = await self._dialer.dial(address, peer_id, local=local)
-        except trio.TooSlowError:
-            raise Unreachable("timed out") from None
+        after HostLimits.dial_timeout and upgrade_timeout at the latest."""
+        dialled = await self._dialer.dial(address, peer_id, local=local)
         if path is not None:
             dialled = Dialled(dialled.upgraded, path, dialled.local, dialled.remote)
         return await self._start_connection(dialled)
@@ -207,11 +206,14 @@ class OverlayHost:
         upgraded = await self._dialer.upgrade(raw, peer_id)
         return await self._start_connection(Dialled(upgraded, path, raw.local, remote))
 
-    async def upgrade_inbound(self, raw: ByteStream, remote: Address, path: PathKind) -> HostConnection:
-        """Makes a connection of a raw stream, in the listener's role. Raises Unreachable; closes `raw` on failure."""
+    async def upgrade_inbound(
+        self, raw: ByteStream, remote: Address, path: PathKind, seconds: float | None = None
+    ) -> HostConnection:
+        """Makes a connection of a raw stream, in the listener's role; `seconds`: its time, if not the usual. Raises
+        Unreachable; closes `raw` on failure."""
         upgraded = None
         try:
-            upgraded = await self._acceptor.upgrade(raw)
+            upgraded = await self._acceptor.upgrade(raw, seconds)
         finally:
             if upgraded is None:
                 await close_now(raw)
@@ -273,6 +275,8 @@ class OverlayHost:
         if connection is None:
             raise Unreachable("there are already as many connections to this peer as allowed")
         assert isinstance(connection, HostConnection)
+        if dialled.path is not PathKind.RELAYED:
+            self.pace.observed(dialled.upgraded.round_trip)
         if dialled.upgraded.is_dialer:
             self.metrics.connections_dialled += 1
         return connection

@@ -18,6 +18,7 @@ from google.protobuf.message import DecodeError
 
 from p2pe import config
 from p2pe.core.addresses import is_circuit, is_loopback, is_private
+from p2pe.core.patience import patience
 from p2pe.core.varint import DelimitedReader, delimit
 from p2pe.errors import RemoteError
 from p2pe.model import Address, PathKind
@@ -97,8 +98,9 @@ async def send_identity(stream: Stream, described: bytes) -> None:
 
 
 async def ask_identity(connection: Connection) -> Identity:
-    """Asks the peer. Raises Unreachable, RemoteError, stream errors, trio.TooSlowError after NEGOTIATION_TIMEOUT."""
-    with trio.fail_after(config.NEGOTIATION_TIMEOUT):
+    """Asks the peer. Raises Unreachable, RemoteError, stream errors, trio.TooSlowError after NEGOTIATION_TIMEOUT, or
+    what a slow line needs."""
+    with trio.fail_after(patience(config.NEGOTIATION_TIMEOUT, connection.round_trip, 2)):
         stream = await connection.open_stream(IDENTIFY_PROTOCOL)
         try:
             return read(await receive_message(stream, config.IDENTIFY_MAX_BYTES))

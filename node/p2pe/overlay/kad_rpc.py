@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import trio
 
 from p2pe import config
+from p2pe.core.kademlia.timeouts import Timeouts
 from p2pe.core.varint import DelimitedReader, delimit
 from p2pe.errors import RemoteError, Unreachable
 from p2pe.model import PeerId, PeerInfo
@@ -49,8 +50,9 @@ class KadClient:
     """Sends requests through `host`. Safe to call from many tasks; KAD_MAX_RPC run at once, KAD_RPC_PER_PEER of them
     to one server."""
 
-    def __init__(self, host: OverlayHost) -> None:
+    def __init__(self, host: OverlayHost, timeouts: Timeouts) -> None:
         self._host = host
+        self._timeouts = timeouts
         self._lanes: OrderedDict[PeerId, _Lane] = OrderedDict()  # least recently used first
         self._places = trio.CapacityLimiter(config.KAD_MAX_RPC)
         self.traffic = Traffic()
@@ -58,20 +60,21 @@ class KadClient:
         self.lingers = False  # whether dials go on when a lookup ended without them: a server will need them again
 
     async def request(self, peer: PeerInfo, message: KadMessage) -> Answer:
-        """Asks a peer, connecting if need be. Raises Unreachable (also after KAD_QUERY_TIMEOUT) or RemoteError.
+        """Asks a peer, connecting if need be. Raises Unreachable (also when `timeouts.limit` is over) or RemoteError.
         Waiting for one's turn isn't counted in the time-out. Connecting goes on after it: the next request finds the
         connection, or waits for the rest."""
         self.traffic.requests += 1
+        limit = self._timeouts.limit
         lane = self._lanes.setdefault(peer.peer_id, _Lane(trio.CapacityLimiter(config.KAD_RPC_PER_PEER), []))
         self._lanes.move_to_end(peer.peer_id)
         lane.users += 1
         try:
             async with lane.places, self._places:
-                with trio.fail_after(config.KAD_QUERY_TIMEOUT) as patience:
+                with trio.fail_after(limit) as patience:
                     return await self._request(peer, message, lane, patience)
         except trio.TooSlowError:
             self.traffic.failures += 1
-            raise Unreachable(f"{peer.peer_id} didn't answer within {config.KAD_QUERY_TIMEOUT} s") from None
+            raise Unreachable(f"{peer.peer_id} didn't answer within {limit:.3g} s") from None
         except (Unreachable, RemoteError):
             self.traffic.failures += 1
             raise
@@ -82,7 +85,7 @@ class KadClient:
     async def request_over(self, connection: HostConnection, message: KadMessage) -> Answer:
         """Asks over this very connection. Raises Unreachable or RemoteError."""
         try:
-            with trio.fail_after(config.KAD_QUERY_TIMEOUT):
+            with trio.fail_after(connection.patience(config.KAD_QUERY_TIMEOUT, 1)):
                 return await self._request_over(connection, message, None)
         except trio.TooSlowError:
             raise Unreachable(f"{connection.remote_peer} didn't answer in time") from None
@@ -134,20 +137,31 @@ class KadClient:
         raise AssertionError("the last try returns or raises")
 
     async def _request_over(self, connection: HostConnection, message: KadMessage, lane: _Lane | None) -> Answer:
-        """Over a stream of its own, kept in `lane` if all goes well. Raises Unreachable or RemoteError."""
-        stream = await connection.open_stream(config.KAD_PROTOCOL)
+        """Over a stream of its own, kept in `lane` if all goes well. The request goes with the proposal of the protocol:
+        a round trip less. Raises Unreachable or RemoteError."""
+        request = delimit(encode(message))
+        stream = await connection.open_stream(config.KAD_PROTOCOL, request)
         try:
-            return await self._exchange(stream, message, lane)
+            return await self._reply(stream, message, len(request), lane)
         except STREAM_ERRORS:
             raise Unreachable(f"{connection.remote_peer} refused a request") from None
 
     async def _exchange(self, stream: NegotiatedStream, message: KadMessage, lane: _Lane | None) -> Answer:
         """One request and its reply. The stream is kept in `lane` if all went well, else reset."""
+        request = delimit(encode(message))
+        is_sent = False
+        try:
+            await stream.send_all(request)
+            is_sent = True
+        finally:
+            if not is_sent:
+                stream.reset()
+        return await self._reply(stream, message, len(request), lane)
+
+    async def _reply(self, stream: NegotiatedStream, message: KadMessage, sent: int, lane: _Lane | None) -> Answer:
+        self.traffic.bytes_out += sent
         keep = False
         try:
-            request = delimit(encode(message))
-            await stream.send_all(request)
-            self.traffic.bytes_out += len(request)
             reply = decode(await self._receive(stream))
             if reply.kind is not message.kind:
                 raise RemoteError("a reply to another request")

@@ -132,7 +132,7 @@ class Upkeep:
                 answers += 1
                 if answers >= config.KAD_JOIN_ANSWERS:
                     nursery.cancel_scope.cancel()
-                grace = trio.current_time() + config.KAD_JOIN_GRACE
+                grace = trio.current_time() + max(config.KAD_JOIN_GRACE, self._host.pace.round_trip)
                 nursery.cancel_scope.deadline = min(nursery.cancel_scope.deadline, grace)
 
         async with trio.open_nursery() as nursery:

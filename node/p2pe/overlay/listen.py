@@ -61,10 +61,11 @@ class Acceptor:
             self.gate.release(admission)
             await close_now(raw)
 
-    async def upgrade(self, raw: ByteStream) -> Upgraded | None:
-        """The listener's upgrade under its deadline; None, counted, when it fails. Doesn't close `raw`."""
+    async def upgrade(self, raw: ByteStream, seconds: float | None = None) -> Upgraded | None:
+        """The listener's upgrade within `seconds` (None: HostLimits.upgrade_timeout); None, counted, when it fails.
+        Doesn't close `raw`."""
         try:
-            with trio.fail_after(self._limits.upgrade_timeout):
+            with trio.fail_after(seconds or self._limits.upgrade_timeout):
                 return await upgrade_inbound(raw, self._key, self._world.entropy)
         except trio.TooSlowError:
             self._metrics.upgrades_timed_out += 1

@@ -48,5 +48,5 @@ async def watch_network(host: OverlayHost, *, task_status: TaskStatus[None] = tr
 
 
 async def _end_unless_alive(connection: HostConnection) -> None:
-    if not await connection.is_answering(config.NETWORK_PROBE_SECONDS):
+    if not await connection.is_answering(connection.patience(config.NETWORK_PROBE_SECONDS, 1)):
         connection.close_soon()

@@ -204,15 +204,18 @@ async def dial_noise(
 
 async def answer_noise(
     handshake: NoiseHandshake, stream: ByteStream, buffer: bytearray, own: PeerId
-) -> tuple[SecureStream, PeerId]:
-    """Runs the listener's side. Raises HandshakeError (also when we dialled ourselves) and stream errors."""
+) -> tuple[SecureStream, PeerId, float]:
+    """Runs the listener's side; gives the round trip as well, in seconds. Raises HandshakeError (also when we dialled
+    ourselves) and stream errors."""
     reader = MessageReader(stream, buffer)
     handshake.receive_first(await reader.next_message(_MAX_HANDSHAKE))
     await stream.send_all(prefixed(handshake.write_identity()))
+    sent_at = trio.current_time()
     peer_id = handshake.receive_identity(await reader.next_message(_MAX_HANDSHAKE))
+    round_trip = trio.current_time() - sent_at
     if peer_id == own:
         raise HandshakeError("we connected to ourselves")
-    return SecureStream(stream, *handshake.keys(), reader.buffer), peer_id
+    return SecureStream(stream, *handshake.keys(), reader.buffer), peer_id, round_trip
 
 
 class SecureStream:

@@ -21,7 +21,18 @@ from p2pe import config
 from p2pe.core.addresses import ip_of, is_public, path_of
 from p2pe.core.kademlia.rates import RateLimiter
 from p2pe.core.observed import NatKind
-from p2pe.core.punch import Initiator, Plan, PunchMessage, Responder, Said, gives_way, patience, worth_naming
+from p2pe.core.patience import patience
+from p2pe.core.punch import (
+    Initiator,
+    Plan,
+    PunchMessage,
+    Responder,
+    Said,
+    gives_way,
+    round_seconds,
+    silence_of,
+    worth_naming,
+)
 from p2pe.errors import RemoteError, Unreachable
 from p2pe.model import Address, PathAttempt, PathKind, PeerId
 from p2pe.overlay.closing import close_now
@@ -97,10 +108,10 @@ class Puncher:
         plan: Plan | None = None
         stream: Stream | None = None
         try:
-            with trio.fail_after(config.NEGOTIATION_TIMEOUT):
+            with trio.fail_after(connection.patience(config.NEGOTIATION_TIMEOUT, 2)):
                 stream = await connection.open_stream(DCUTR_PROTOCOL)
                 plan = await self._agree(MessageStream(stream))
-            outcome = await self._dial(connection.remote_peer, plan, number)
+            outcome = await self._dial(connection, plan, number)
         except trio.TooSlowError:
             outcome = "the other side didn't answer over the relay"
         except (RemoteError, Unreachable) as error:
@@ -138,9 +149,9 @@ class Puncher:
         turn = self._turns[peer] = _Turn(initiates=False)
         started = trio.current_time()
         try:
-            with trio.fail_after(config.NEGOTIATION_TIMEOUT):
+            with trio.fail_after(patience(config.NEGOTIATION_TIMEOUT, connection.round_trip, 2)):
                 plan = await self._follow(MessageStream(stream))
-            outcome = await self._dial(peer, plan, 0)
+            outcome = await self._dial(connection, plan, 0)
             self.on_answered(peer, self._attempt(plan, outcome, started))
         except (RemoteError, trio.TooSlowError) as error:
             log.debug("hole punching ended early", reason=str(error))
@@ -189,19 +200,21 @@ class Puncher:
         seen = [ip_of(address) for address in plan.addresses]
         return "; NAT types: their router gives each destination another port" if len(set(seen)) < len(seen) else ""
 
-    async def _dial(self, peer: PeerId, plan: Plan, number: int) -> str:
+    async def _dial(self, relayed: Connection, plan: Plan, number: int) -> str:
         """Dials as planned until there is a direct connection, dialled or accepted, or the round is over. "ok", or what
         happened instead."""
+        peer = relayed.remote_peer
         if not plan.addresses:
             return "they know no address of theirs that could be dialled"
+        seconds = plan.wait + round_seconds(plan.round_trip or relayed.round_trip)
         outcomes: dict[Address, str] = dict.fromkeys(plan.addresses, "timed out")
         async with self._host.events() as events:
-            with self._host.punching(plan.addresses), trio.move_on_after(plan.wait + config.PUNCH_ROUND_SECONDS):
+            with self._host.punching(plan.addresses), trio.move_on_after(seconds):
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._until_direct, peer, events, nursery.cancel_scope)
                     await trio.sleep(plan.wait)
                     for address in plan.addresses:
-                        silence = 0.0 if plan.is_client else patience(plan.round_trip, number)
+                        silence = 0.0 if plan.is_client else silence_of(plan.round_trip, number)
                         nursery.start_soon(self._dial_one, peer, address, silence, outcomes)
         if self._direct(peer) is not None:
             return "ok"

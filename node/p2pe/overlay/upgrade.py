@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+import trio
+
 from p2pe.model import PeerId
 from p2pe.overlay import multistream
 from p2pe.overlay.hostkey import HostKey
@@ -27,6 +29,7 @@ class Upgraded:
     stream: SecureStream
     remote_peer: PeerId
     is_dialer: bool
+    round_trip: float  # seconds, as the handshake showed it
 
 
 async def upgrade_outbound(raw: ByteStream, key: HostKey, entropy: Entropy, expected: PeerId) -> Upgraded:
@@ -36,10 +39,12 @@ async def upgrade_outbound(raw: ByteStream, key: HostKey, entropy: Entropy, expe
     """
     handshake = NoiseHandshake(key, entropy, is_dialer=True, muxers=_MUXERS)
     reader = multistream.LineReader(raw.receive_some)
+    started = trio.current_time()
     await multistream.propose(reader, raw.send_all, [NOISE_PROTOCOL], trailing=prefixed(handshake.first()))
     finished, stream = await dial_noise(
         handshake, raw, reader.rest, expected, lambda: NoiseHandshake(key, entropy, is_dialer=False, muxers=_MUXERS)
     )
+    round_trip = trio.current_time() - started
     if finished.muxer is None:
         inner = multistream.LineReader(stream.receive_some)
         if finished.is_dialer:
@@ -47,7 +52,7 @@ async def upgrade_outbound(raw: ByteStream, key: HostKey, entropy: Entropy, expe
         else:
             await multistream.answer(inner, stream.send_all, _MUXERS)
         stream.unread(inner.rest)
-    return Upgraded(stream, expected, finished.is_dialer)
+    return Upgraded(stream, expected, finished.is_dialer, round_trip)
 
 
 async def upgrade_inbound(raw: ByteStream, key: HostKey, entropy: Entropy) -> Upgraded:
@@ -55,9 +60,9 @@ async def upgrade_inbound(raw: ByteStream, key: HostKey, entropy: Entropy) -> Up
     reader = multistream.LineReader(raw.receive_some)
     await multistream.answer(reader, raw.send_all, (NOISE_PROTOCOL,))
     handshake = NoiseHandshake(key, entropy, is_dialer=False, muxers=_MUXERS)
-    stream, peer_id = await answer_noise(handshake, raw, reader.rest, key.peer_id)
+    stream, peer_id, round_trip = await answer_noise(handshake, raw, reader.rest, key.peer_id)
     if handshake.muxer is None:
         inner = multistream.LineReader(stream.receive_some)
         await multistream.answer(inner, stream.send_all, _MUXERS)
         stream.unread(inner.rest)
-    return Upgraded(stream, peer_id, is_dialer=False)
+    return Upgraded(stream, peer_id, False, round_trip)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 import trio
 
 from p2pe import config
+from p2pe.core.patience import patience
 from p2pe.core.yamux import Events, GoAway, YamuxError, YamuxMachine
 from p2pe.core.yamux_stream import StreamState, YamuxLimits
 from p2pe.errors import RemoteError
@@ -52,16 +53,18 @@ class YamuxConnection:
         limits: YamuxLimits | None = None,
         ping_interval: float = config.CONNECTION_PING_INTERVAL,
         ping_timeout: float = config.CONNECTION_PING_TIMEOUT,
+        round_trip: float | None = None,
     ) -> None:
+        """`round_trip`: seconds, if it was measured just now; else the first thing to be done is a ping."""
         self.machine = YamuxMachine(is_dialer=is_dialer, limits=limits)
         self.closed = trio.Event()
         self.close_reason: str | None = None
-        self.round_trip: float | None = None
+        self.round_trip = round_trip
         self._stream = stream
         # The listener waits a little longer, or two idle ends would ping in step for ever.
         self._ping_interval = ping_interval * (1.0 if is_dialer else LISTENER_PATIENCE)
         self._ping_timeout = ping_timeout
-        self._measured_at = -RTT_MAX_AGE
+        self._measured_at = float("-inf") if round_trip is None else trio.current_time()
         self._last_heard = 0.0
         self._incoming: deque[MuxedStream] = deque()  # bounded by the machine's cap on inbound streams
         self._accepting = trio.Event()
@@ -291,16 +294,16 @@ class YamuxConnection:
     async def _keep_alive(self) -> str:
         """Pings a peer that has been silent for an interval (its own pings will do), so that one of two idle ends
         pings and not both; anything that arrives counts as life, as an answer may wait behind bulk data. A dead link
-        is noticed at most interval + time-out after the last sign of life."""
+        is noticed at most interval + patience after the last sign of life."""
         asked_at, asked_after = 0.0, -1
         while True:
             now = trio.current_time()
             self.machine.expire(now)
             self._changed()
             if self._heard == asked_after:
-                due = asked_at + self._ping_timeout
+                due = asked_at + self._patience()
                 if now >= due:
-                    return f"no sign of life for {self._ping_timeout:g} s after a ping"
+                    return f"no sign of life for {self._patience():.3g} s after a ping"
             else:
                 due = self._last_heard + self._ping_interval
                 if self._last_heard == self._measured_at and self.round_trip is not None:
@@ -317,3 +320,6 @@ class YamuxConnection:
             self._pings[value] = (trio.current_time(), trio.Event())
         self.machine.ping(value)
         self._work.set()
+
+    def _patience(self) -> float:
+        return patience(self._ping_timeout, self.round_trip, 1)

@@ -19,6 +19,7 @@ from p2pe.core.addresses import host_port, is_loopback, tcp_address
 from p2pe.model import Address
 from p2pe.ports import ByteStream, Listener, NetworkChanges
 
+from p2pe_sim.world.downlink import Downlink
 from p2pe_sim.world.nat import Endpoint, NatBox
 from p2pe_sim.world.wire import VirtualStream
 
@@ -97,8 +98,8 @@ class Machine:
         self.tally = Tally()
         self.changes = 0  # of its addresses or its line, as a process on it notices them
         self.changed = trio.lowlevel.ParkingLot()
-        self.up_free = 0.0  # when its line has sent, received, all that was given to it
-        self.down_free = 0.0
+        self.up_free = 0.0  # when its line has sent all that was given to it
+        self.down = Downlink()
         self.listeners: dict[int, VirtualListener] = {}
         self.dials: dict[tuple[int, str, int], Dial] = {}
         self.streams: dict[VirtualStream, None] = {}

@@ -110,7 +110,7 @@ class Pipe:
         at += source.latency + target.latency
         if size and target.bandwidth:
             earliest = at
-            at = self.target.down_free = max(at, self.target.down_free) + size / target.bandwidth
+            at = self.target.down.receive(at, size / target.bandwidth, now)
             self.target.tally.waited += at - earliest
         jitter = source.jitter + target.jitter
         if jitter:

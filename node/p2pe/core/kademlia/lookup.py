@@ -17,7 +17,7 @@ State of a candidate on its path:
                         |                  |
                         +--answered--------+--> ANSWERED        failed --> FAILED
 
-Bounded: KAD_PATH_CANDIDATES a path, KAD_K peers of a reply, KAD_LOOKUP_MAX_REQUESTS and KAD_LOOKUP_TIMEOUT in all.
+Bounded: KAD_PATH_CANDIDATES a path, KAD_K peers of a reply, KAD_LOOKUP_MAX_REQUESTS and `timeouts.whole` in all.
 """
 
 from __future__ import annotations
@@ -32,7 +32,6 @@ from p2pe.config import (
     KAD_DISJOINT_PATHS,
     KAD_K,
     KAD_LOOKUP_MAX_REQUESTS,
-    KAD_LOOKUP_TIMEOUT,
     KAD_PATH_CANDIDATES,
     KAD_STORE_COUNT,
 )
@@ -96,7 +95,7 @@ class Lookup:
         self.target = target
         self._timeouts = timeouts
         self._local = local
-        self._deadline = now + KAD_LOOKUP_TIMEOUT
+        self._deadline = now + timeouts.whole
         self._is_thorough = thorough
         self._over = False
         self._quiet_until = float("-inf")  # no time-out changes anything before

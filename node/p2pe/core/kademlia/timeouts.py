@@ -1,8 +1,19 @@
-"""An adaptive time-out from the answers seen so far, after RFC 6298 section 2: mean plus four mean deviations."""
+"""An adaptive time-out from the answers seen so far, after RFC 6298 section 2: mean plus four mean deviations.
+
+Its bounds are those of a usual line, or what our own needs where that is slow.
+"""
 
 from __future__ import annotations
 
-from p2pe.config import KAD_MIN_TIMEOUT, KAD_QUERY_TIMEOUT
+from p2pe.config import (
+    KAD_LOOKUP_TIMEOUT,
+    KAD_LOOKUP_TRIPS,
+    KAD_MIN_TIMEOUT,
+    KAD_QUERY_TIMEOUT,
+    KAD_QUERY_TRIPS,
+    ROUND_TRIP_MAX,
+)
+from p2pe.core.patience import Pace, patience
 
 _GAIN_MEAN = 1 / 8
 _GAIN_DEVIATION = 1 / 4
@@ -11,9 +22,8 @@ _GAIN_DEVIATION = 1 / 4
 class Timeouts:
     """One a node, shared by its lookups. Seconds."""
 
-    def __init__(self, least: float = KAD_MIN_TIMEOUT, most: float = KAD_QUERY_TIMEOUT) -> None:
-        self._least = least
-        self._most = most
+    def __init__(self, pace: Pace | None = None) -> None:
+        self._pace = pace or Pace()
         self._mean: float | None = None
         self._deviation = 0.0
 
@@ -29,10 +39,15 @@ class Timeouts:
     def patience(self) -> float:
         """How long an answer may take before somebody else is asked as well."""
         if self._mean is None:
-            return self._most
-        return min(self._most, max(self._least, self._mean + 4 * self._deviation))
+            return self.limit
+        return min(self.limit, max(KAD_MIN_TIMEOUT, self._mean + 4 * self._deviation))
 
     @property
     def limit(self) -> float:
         """How long an answer may take at all."""
-        return self._most
+        return patience(KAD_QUERY_TIMEOUT, self._pace.round_trip, KAD_QUERY_TRIPS)
+
+    @property
+    def whole(self) -> float:
+        """How long a lookup may take."""
+        return max(KAD_LOOKUP_TIMEOUT, KAD_LOOKUP_TRIPS * min(self._pace.round_trip, ROUND_TRIP_MAX))

@@ -17,6 +17,7 @@ import trio
 
 from p2pe import config
 from p2pe.core.addresses import host_port, is_circuit, relay_of, with_peer
+from p2pe.core.patience import patience
 from p2pe.core.relay_standing import RelayStanding
 from p2pe.errors import RemoteError, Unreachable
 from p2pe.model import Address, PathKind, PeerId, PeerInfo
@@ -124,7 +125,7 @@ class RelayClient:
             local = local_for(address, self._host.bound_addresses())
             if local is not None:
                 try:
-                    with trio.fail_after(_LOCAL_DIAL_SECONDS):
+                    with trio.fail_after(patience(_LOCAL_DIAL_SECONDS, self._host.pace.round_trip, 2)):
                         return await self._host.dial_address(relay.peer_id, address, local=local)
                 except (Unreachable, trio.TooSlowError):
                     continue  # that pair of ports is in use, or the address is dead: `connect` races them all
@@ -340,7 +341,9 @@ class RelayClient:
         raw = CircuitStream(stream, messages.rest(), address)
         self._incoming += 1
         try:
-            connection = await self._host.upgrade_inbound(raw, address, PathKind.RELAYED)
+            # The dialler has yet to hear from the relay, and both of us are perhaps far from it.
+            seconds = patience(self._host.limits.upgrade_timeout, stream.connection.round_trip, 3)
+            connection = await self._host.upgrade_inbound(raw, address, PathKind.RELAYED, seconds)
         except Unreachable as error:
             log.debug("a circuit came to nothing", reason=str(error))
             return

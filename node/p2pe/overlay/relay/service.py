@@ -230,7 +230,7 @@ class RelayService:
         far: MessageStream | None = None
         is_open = False
         try:
-            with trio.move_on_after(config.RELAY_REQUEST_SECONDS):
+            with trio.move_on_after(min(config.RELAY_STOP_MAX, target.patience(config.RELAY_REQUEST_SECONDS, 2))):
                 far = MessageStream(await target.open_stream(STOP_PROTOCOL))
                 await far.send(StopMessage(type=StopMessage.CONNECT, peer=Peer(id=source), limit=self._limit()))
                 answer = await far.receive(StopMessage)
