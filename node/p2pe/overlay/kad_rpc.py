@@ -137,8 +137,8 @@ class KadClient:
         raise AssertionError("the last try returns or raises")
 
     async def _request_over(self, connection: HostConnection, message: KadMessage, lane: _Lane | None) -> Answer:
-        """Over a stream of its own, kept in `lane` if all goes well. The request goes with the proposal of the protocol:
-        a round trip less. Raises Unreachable or RemoteError."""
+        """Over a stream of its own, kept in `lane` if all goes well. The request goes with the proposal of the
+        protocol: a round trip less. Raises Unreachable or RemoteError."""
         request = delimit(encode(message))
         stream = await connection.open_stream(config.KAD_PROTOCOL, request)
         try:
