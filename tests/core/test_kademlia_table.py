@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import random
 
+import pytest
 from p2pe.config import KAD_BUCKET_PER_SUBNET, KAD_K, KAD_TABLE_PER_SUBNET
 from p2pe.core.kademlia.diversity import groups_of
-from p2pe.core.kademlia.keyspace import Node, key_in_bucket, location_key, location_of, shared_prefix
+from p2pe.core.kademlia.keyspace import LOCATION_BITS, Node, key_in_bucket, location_key, location_of, shared_prefix
 from p2pe.core.kademlia.routing_table import Added, RoutingTable
 from p2pe.model import Address, PeerId
 
@@ -39,6 +40,44 @@ def test_closest_is_what_sorting_everybody_would_give() -> None:
         expected = sorted(members, key=lambda n: n.location ^ target)[:KAD_K]
         assert table.closest(target, KAD_K) == expected
         assert expected[0] not in table.closest(target, KAD_K, exclude=expected[0].peer_id)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_closest_and_due_are_right_after_any_history(seed: int) -> None:
+    rng = random.Random(seed)
+    table = RoutingTable(LOCAL)
+    crowd: list[Node] = []
+    for number in range(rng.choice((0, 3, 30, 400))):
+        depth = rng.choice((0, rng.randrange(250)))  # some far away, some in buckets of their own
+        location = LOCAL.location ^ rng.getrandbits(LOCATION_BITS - depth)
+        crowd.append(Node(PeerId(b"%d" % number), location, (), (rng.randbytes(3),)))
+        table.add(crowd[-1], rng.random())
+        victim, returning = rng.choice(crowd), rng.choice(crowd)
+        if rng.random() < 0.2:
+            table.failed(victim.location, victim.peer_id)
+        if rng.random() < 0.1:
+            moved = Node(returning.peer_id, returning.location, (Address("/ip4/192.0.2.1"),), returning.groups)
+            table.add(moved, 2.0)
+        if rng.random() < 0.05:
+            table.remove(rng.choice(crowd))
+        table.due_for_check(rng.random(), 0.5)
+    entries = [entry for _, bucket in table.buckets() for entry in bucket.entries.values()]
+    healthy = [entry.node for entry in entries if not entry.failures]
+    assert {id(each) for each in table.nodes()} == {id(each) for each in healthy}
+    for target in (
+        rng.getrandbits(LOCATION_BITS),
+        LOCAL.location,
+        LOCAL.location ^ 1,
+        *(n.location for n in healthy[:9]),
+    ):
+        for out in (None, *(each.peer_id for each in rng.sample(crowd, min(5, len(crowd))))):
+            count = rng.choice((1, KAD_K, 50))
+            others = sorted((n for n in healthy if n.peer_id != out), key=lambda n: n.location ^ target)
+            assert table.closest(target, count, exclude=out) == others[:count]
+    for unseen in (0.0, 1.2, 1.7, 3.0):
+        due = [entry for entry in entries if entry.failures or 2.0 - entry.seen_at >= unseen]
+        due.sort(key=lambda entry: (not entry.failures, entry.seen_at))
+        assert table.due_for_check(2.0, unseen) == [entry.node for entry in due]
 
 
 def test_a_flood_of_newcomers_displaces_nobody_who_answers() -> None:

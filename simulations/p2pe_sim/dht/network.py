@@ -48,18 +48,20 @@ class Heap:
         self._order = count()
 
     def at(self, when: float, action: Callable[[], None]) -> None:
-        heapq.heappush(self._queue, (when, next(self._order), action))
+        """What is due already comes now: time doesn't go back."""
+        heapq.heappush(self._queue, (max(when, self.now), next(self._order), action))
 
     def after(self, delay: float, action: Callable[[], None]) -> None:
         self.at(self.now + delay, action)
 
     def run(self, until: float) -> None:
         """All events up to and including `until`."""
-        queue = self._queue
+        queue, pop, events = self._queue, heapq.heappop, 0
         while queue and queue[0][0] <= until:
-            self.now, _, action = heapq.heappop(queue)
-            self.events += 1
+            self.now, _, action = pop(queue)
+            events += 1
             action()
+        self.events += events
         self.now = until
 
 
@@ -190,18 +192,18 @@ class Network:
 
     def charge(self, asker: Member, peer_id: PeerId, size: int) -> float:
         """Counts bytes; returns how many round trips the request takes: a cold one needs three more."""
-        now = self.heap.now
-        cost = asker.traffic
+        now, cost, warm = self.heap.now, asker.traffic, asker.warm
         cost.requests += 1
         cost.total += size
-        cold = asker.warm.get(peer_id, -1.0) < now
-        asker.warm[peer_id] = now + CONNECTION_SECONDS
-        if cold:
-            cost.connects += 1
-            cost.total += CONNECT_BYTES
-            if len(asker.warm) > 200:
-                asker.warm = {peer: until for peer, until in asker.warm.items() if until >= now}
-        return 4.0 if cold else 1.0
+        is_warm = peer_id in warm and warm[peer_id] >= now
+        warm[peer_id] = now + CONNECTION_SECONDS
+        if is_warm:
+            return 1.0
+        cost.connects += 1
+        cost.total += CONNECT_BYTES
+        if len(warm) > 200:
+            asker.warm = {peer: until for peer, until in warm.items() if until >= now}
+        return 4.0
 
     def ask(
         self,
@@ -212,40 +214,32 @@ class Network:
         fail: Callable[[], None],
     ) -> None:
         """Calls `answer` with the server when its reply arrives, or `fail` when none comes."""
-        target = self.members.get(node.peer_id)
-        if target is None:
-            asker.traffic.requests += 1
-            asker.traffic.total += SYN_BYTES
-            trips = 1.0
-        else:
-            trips = self.charge(asker, node.peer_id, size)
-
-        def arrive() -> None:
-            if not asker.alive:
-                return
-            if target is None or not target.alive:
-                raise AssertionError("a reply from the dead")
-            asker.table.add(node, self.heap.now)
-            if asker.is_server and not target.is_sybil and target.table.has_room_for(asker.node):
-                target.table.add(asker.node, self.heap.now)  # after its dial-back
-                self.charge(target, asker.node.peer_id, FIND_REQUEST_BYTES + KAD_K * PEER_BYTES)
-            answer(target)
+        heap, peer_id = self.heap, node.peer_id
+        target = self.members.get(peer_id)
 
         def lost() -> None:
             if asker.alive:
-                asker.table.failed(node.location, node.peer_id)
+                asker.table.failed(node.location, peer_id)
                 fail()
 
-        def deliver() -> None:
-            if target is not None and target.alive:
-                arrive()
-            else:
-                self.heap.after(KAD_QUERY_TIMEOUT, lost)
-
         if target is None:
-            self.heap.after(KAD_QUERY_TIMEOUT, lost)
-        else:
-            self.heap.after(self.latency(asker, target) * trips, deliver)
+            asker.traffic.requests += 1
+            asker.traffic.total += SYN_BYTES
+            heap.after(KAD_QUERY_TIMEOUT, lost)
+            return
+
+        def deliver() -> None:
+            if not target.alive:
+                heap.after(KAD_QUERY_TIMEOUT, lost)
+            elif asker.alive:
+                asker.table.add(node, heap.now)
+                if asker.is_server and not target.is_sybil and target.table.has_room_for(asker.node):
+                    target.table.add(asker.node, heap.now)  # after its dial-back
+                    self.charge(target, asker.node.peer_id, FIND_REQUEST_BYTES + KAD_K * PEER_BYTES)
+                answer(target)
+
+        trips = self.charge(asker, peer_id, size)
+        heap.after(self.latency(asker, target) * trips, deliver)
 
     def closest_of(self, server: Member, target: int, asker: Node) -> list[Node]:
         """A FIND_NODE reply. A Sybil names its fellows nearest to the target, and nobody else."""

@@ -45,9 +45,9 @@ class GroupCounter:
         self._counts: dict[bytes, int] = {}
 
     def admits(self, groups: Iterable[bytes]) -> bool:
+        counts = self._counts
         for group in groups:
-            limit = self._per_asn if group.startswith(_ASN) else self._per_subnet
-            if self._counts.get(group, 0) >= limit:
+            if group in counts and counts[group] >= (self._per_asn if group.startswith(_ASN) else self._per_subnet):
                 return False
         return True
 

@@ -26,6 +26,7 @@ KEY_PREFIX = b"/p2pe/"
 RECORD_KEY_BYTES = len(KEY_PREFIX) + 32 + 1
 MULTIHASH_SHA256 = b"\x12\x20"
 MAX_WIRE_KEY_BYTES = 128  # a peer id takes at most 42 today; a record key 39
+_COUNTER_BYTES = 4
 _MAX_TARGETED_PREFIX = 14  # bits; each costs twice the hashing, and buckets beyond are filled by looking up oneself
 
 
@@ -74,10 +75,14 @@ def key_in_bucket(local: int, bucket: int, entropy: Callable[[int], bytes]) -> b
 
     Found by trying: 2 ** (bucket + 1) hashes on average. For buckets beyond _MAX_TARGETED_PREFIX one of that bucket.
     """
-    wanted = min(bucket, _MAX_TARGETED_PREFIX)
-    start = int.from_bytes(entropy(32), "big")
+    bits = min(bucket, _MAX_TARGETED_PREFIX) + 1
+    wanted = (local >> (LOCATION_BITS - bits)) ^ 1  # the first bits of what is looked for: the last of them differs
+    low, high = (edge >> 8 for edge in (wanted << (16 - bits), (wanted + 1 << (16 - bits)) - 1))
+    head = MULTIHASH_SHA256 + entropy(32 - _COUNTER_BYTES)
+    number = 0
     while True:
-        start = (start + 1) % (1 << LOCATION_BITS)
-        key = MULTIHASH_SHA256 + start.to_bytes(32, "big")
-        if shared_prefix(location_of(key), local) == wanted:
+        number += 1
+        key = head + number.to_bytes(_COUNTER_BYTES, "big")
+        digest = sha256(key).digest()
+        if low <= digest[0] <= high and (digest[0] << 8 | digest[1]) >> (16 - bits) == wanted:
             return key

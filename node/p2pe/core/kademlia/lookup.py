@@ -22,7 +22,7 @@ Bounded: KAD_PATH_CANDIDATES a path, KAD_K peers of a reply, KAD_LOOKUP_MAX_REQU
 
 from __future__ import annotations
 
-from bisect import bisect, insort
+from bisect import insort
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
@@ -51,6 +51,10 @@ class Stage(IntEnum):
     FAILED = 4
 
 
+# Looking a member of an enumeration up costs more than what is done with it in the loops below.
+_NEW, _ASKED, _SLOW, _ANSWERED = Stage.NEW, Stage.ASKED, Stage.SLOW, Stage.ANSWERED
+
+
 class Candidate:
     """A peer on one path. Sorts by distance to the target."""
 
@@ -60,7 +64,7 @@ class Candidate:
         self.node = node
         self.distance = distance
         self.depth = depth  # in which round it is asked: 1 for a peer we knew, one more for each that named it
-        self.stage = Stage.NEW
+        self.stage: Stage = _NEW
         self.asked_at = 0.0
 
     def __lt__(self, other: Candidate) -> bool:
@@ -69,9 +73,8 @@ class Candidate:
 
 @dataclass(slots=True)
 class _Path:
-    candidates: list[Candidate]  # by distance
-    distances: list[int]  # theirs
-    known: set[PeerId]
+    candidates: dict[int, Candidate]  # by distance
+    distances: list[int]  # theirs, ascending
     in_flight: int = 0
     pending: Candidate | bool | None = None  # what `_pending` said last; None once that may have changed
 
@@ -101,7 +104,7 @@ class Lookup:
         self._quiet_until = float("-inf")  # no time-out changes anything before
         nearest = sorted(seeds, key=lambda node: node.location ^ target)
         width = max(1, min(paths, len(nearest)))
-        self._paths = [_Path([], [], set()) for _ in range(width)]
+        self._paths = [_Path({}, []) for _ in range(width)]
         self._alpha = max(1, alpha * paths // width)
         self._width = max(2, -(-count // width))
         self._asked: dict[PeerId, tuple[Candidate, _Path]] = {}
@@ -109,8 +112,8 @@ class Lookup:
         self._networks = answer_counter()  # of those asked
         self._count = count
         self._answers: list[int] = []  # distances of those that answered, nearest first
-        for number, node in enumerate(nearest):
-            self._offer(self._paths[number % width], node, 1)
+        for number, path in enumerate(self._paths):
+            self._offer(path, nearest[number::width], 1)
 
     @property
     def request_count(self) -> int:
@@ -119,7 +122,11 @@ class Lookup:
     @property
     def finished(self) -> bool:
         """Whether every path has ended. Call `requests` first: it is what notices time-outs."""
-        return self._over or all(self._verdict(path) is False for path in self._paths)
+        if not self._over:
+            for path in self._paths:
+                if self._verdict(path) is not False:
+                    return False
+        return True
 
     def requests(self, now: float) -> tuple[Node, ...]:
         """Whom to ask now. Each is to be told back by `answered` or `failed`, once."""
@@ -141,7 +148,7 @@ class Lookup:
 
     def _ask(self, candidate: Candidate, path: _Path, now: float) -> None:
         node = candidate.node
-        candidate.stage, candidate.asked_at = Stage.ASKED, now
+        candidate.stage, candidate.asked_at = _ASKED, now
         path.in_flight += 1
         self._asked[node.peer_id] = self._awaited[node.peer_id] = candidate, path
         self._networks.add(node.groups)
@@ -157,27 +164,23 @@ class Lookup:
     def answered(self, peer_id: PeerId, closer: Sequence[Node], now: float) -> None:
         """`peer_id` named `closer`. What wasn't asked, was told already or comes after the end changes nothing."""
         found = self._asked.get(peer_id)
-        if found is None or found[0].stage not in (Stage.ASKED, Stage.SLOW):
+        if found is None or found[0].stage not in (_ASKED, _SLOW):
             return
         candidate, path = found
         self._timeouts.observed(now - candidate.asked_at)
-        self._settle(candidate, path, Stage.ANSWERED)
+        self._settle(candidate, path, _ANSWERED)
         del self._awaited[peer_id]
         insort(self._answers, candidate.distance)
         is_first = len(self._answers) == 1  # until then paths wait for slow peers
         for other in self._paths:
             if is_first or (isinstance(other.pending, Candidate) and other.pending.distance >= self._reach):
                 other.pending = None
-        known, asked, target, depth = path.known, self._asked, self.target, candidate.depth + 1
-        limit = path.distances[-1] if len(path.distances) >= KAD_PATH_CANDIDATES else _FARTHEST
-        for node in closer[:KAD_K]:
-            if node.peer_id not in known and node.peer_id not in asked and node.location ^ target < limit:
-                self._offer(path, node, depth)
+        self._offer(path, closer[:KAD_K], candidate.depth + 1)
 
     def failed(self, peer_id: PeerId, now: float) -> None:
         """`peer_id` can't be reached or answered nonsense."""
         found = self._asked.get(peer_id)
-        if found is not None and found[0].stage in (Stage.ASKED, Stage.SLOW):
+        if found is not None and found[0].stage in (_ASKED, _SLOW):
             self._settle(found[0], found[1], Stage.FAILED)
             del self._awaited[peer_id]
 
@@ -189,15 +192,16 @@ class Lookup:
         patience, limit = self._timeouts.patience, self._timeouts.limit
         earliest = self._deadline
         for candidate, _ in self._awaited.values():
-            at = candidate.asked_at + (patience if candidate.stage is Stage.ASKED else limit)
-            if at < earliest:
-                earliest = at
+            is_new = candidate.stage is _ASKED
+            earliest = min(earliest, candidate.asked_at + (patience if is_new else limit))
+            if is_new:
+                break  # those after it were asked no earlier
         self._quiet_until = earliest
         return earliest
 
     def closest(self, count: int = KAD_STORE_COUNT) -> tuple[Node, ...]:
         """The nearest peers that answered, nearest first, whichever path found them."""
-        found = [c for c, _ in self._asked.values() if c.stage is Stage.ANSWERED]
+        found = [c for c, _ in self._asked.values() if c.stage is _ANSWERED]
         return tuple(c.node for c in sorted(found)[:count])
 
     def storers(self, count: int = KAD_STORE_COUNT) -> tuple[Node, ...]:
@@ -206,7 +210,8 @@ class Lookup:
         rank: list[tuple[bool, int, Node]] = []
         share = max(1, count // (len(self._paths) + 1))
         for path in self._paths:
-            mine = [c for c in path.candidates if c.stage is Stage.ANSWERED and self._is_claimed_by(c, path)]
+            named = [path.candidates[distance] for distance in path.distances]
+            mine = [c for c in named if c.stage is _ANSWERED and self._is_claimed_by(c, path)]
             rank.extend((place >= share, c.distance, c.node) for place, c in enumerate(mine))
         rank.sort(key=lambda item: item[:2])
         chosen = diverse([node for _, _, node in rank], count)
@@ -225,21 +230,25 @@ class Lookup:
         found = self._asked.get(candidate.node.peer_id)
         return found is not None and found[1] is path
 
-    def _offer(self, path: _Path, node: Node, depth: int) -> None:
-        peer_id = node.peer_id
-        if peer_id in path.known or peer_id == self._local or peer_id in self._asked:
-            return
-        distance = node.location ^ self.target
-        if len(path.candidates) >= KAD_PATH_CANDIDATES:
-            if distance >= path.distances[-1]:
-                return
-            path.distances.pop()
-            path.known.discard(path.candidates.pop().node.peer_id)  # if it was asked, `_asked` remembers it
-        path.known.add(peer_id)
-        place = bisect(path.distances, distance)
-        path.distances.insert(place, distance)
-        path.candidates.insert(place, Candidate(node, distance, depth))
-        path.pending = None
+    def _offer(self, path: _Path, nodes: Sequence[Node], depth: int) -> None:
+        candidates, distances, asked = path.candidates, path.distances, self._asked
+        target, local = self.target, self._local
+        limit = distances[-1] if len(distances) >= KAD_PATH_CANDIDATES else _FARTHEST
+        fresh = []
+        for node in nodes:
+            distance = node.location ^ target
+            if distance < limit and distance not in candidates:
+                peer_id = node.peer_id
+                if peer_id not in asked and peer_id != local:
+                    candidates[distance] = Candidate(node, distance, depth)
+                    fresh.append(distance)
+        if fresh:
+            distances += fresh
+            distances.sort()
+            for distance in distances[KAD_PATH_CANDIDATES:]:
+                del candidates[distance]  # if it was asked, `_asked` remembers it
+            del distances[KAD_PATH_CANDIDATES:]
+            path.pending = None
 
     def _verdict(self, path: _Path) -> Candidate | bool:
         """`_pending`, worked out anew only after something changed."""
@@ -254,24 +263,28 @@ class Lookup:
         ahead = 0
         waits = slow = False
         crowded: Candidate | bool = False
-        width, reach = self._width, self._reach
-        for candidate in path.candidates:
-            if ahead >= width and candidate.distance >= reach:
+        width, reach, asked = self._width, self._reach, self._asked
+        candidates = path.candidates
+        for distance in path.distances:
+            if ahead >= width and distance >= reach:
                 return waits
+            candidate = candidates[distance]
             stage = candidate.stage
-            if stage is Stage.ANSWERED:
+            if stage is _ANSWERED:
                 ahead += 1
-            elif stage is Stage.ASKED:
-                waits = True
-            elif stage is Stage.SLOW:
-                slow = True  # worth waiting for when nobody is left to ask
-                waits = waits or self._is_thorough
-            elif stage is Stage.NEW and candidate.node.peer_id not in self._asked:
-                if len(self._asked) >= KAD_LOOKUP_MAX_REQUESTS:
+            elif stage is _NEW:
+                if candidate.node.peer_id in asked:
+                    continue
+                if len(asked) >= KAD_LOOKUP_MAX_REQUESTS:
                     return waits
                 if self._networks.admits(candidate.node.groups):
                     return candidate
                 crowded = crowded or candidate
+            elif stage is _ASKED:
+                waits = True
+            elif stage is _SLOW:
+                slow = True  # worth waiting for when nobody is left to ask
+                waits = waits or self._is_thorough
         if ahead >= width:
             return waits
         return waits or crowded or (slow and not self._answers)
@@ -283,7 +296,7 @@ class Lookup:
         return self._answers[self._count - 1] if len(self._answers) >= self._count else _FARTHEST
 
     def _settle(self, candidate: Candidate, path: _Path, stage: Stage) -> None:
-        if candidate.stage is Stage.ASKED:
+        if candidate.stage is _ASKED:
             path.in_flight -= 1
         candidate.stage = stage
         path.pending = None
@@ -294,8 +307,8 @@ class Lookup:
         patience, limit = self._timeouts.patience, self._timeouts.limit
         given_up = []
         for peer_id, (candidate, path) in self._awaited.items():
-            if candidate.stage is Stage.ASKED and now >= candidate.asked_at + patience:
-                self._settle(candidate, path, Stage.SLOW)
+            if candidate.stage is _ASKED and now >= candidate.asked_at + patience:
+                self._settle(candidate, path, _SLOW)
             if now >= candidate.asked_at + limit or now >= self._deadline:
                 self._settle(candidate, path, Stage.FAILED)
                 given_up.append(peer_id)

@@ -41,7 +41,7 @@ class Entry:
 class Bucket:
     """At most k entries and k waiting, oldest first."""
 
-    __slots__ = ("entries", "groups", "healthy", "looked_at", "touched_at", "waiting")
+    __slots__ = ("entries", "groups", "healthy", "looked_at", "touched_at", "unseen_since", "waiting")
 
     def __init__(self) -> None:
         self.entries: dict[PeerId, Entry] = {}
@@ -49,19 +49,12 @@ class Bucket:
         self.groups: GroupCounter = bucket_counter()
         self.touched_at = float("-inf")  # the last answer from, or lookup into, this bucket
         self.looked_at = float("-inf")  # the last lookup into it
-        self.healthy: list[Node] | None = None  # nodes of the entries without failures; None: count anew
+        self.unseen_since = float("inf")  # all entries have answered since then; some may have later
+        self.healthy: dict[int, Node] = {}  # those without failures, by location
 
     def nodes(self) -> list[Node]:
         """The healthy ones."""
-        if self.healthy is None:
-            self.healthy = [entry.node for entry in self.entries.values() if not entry.failures]
-        return self.healthy
-
-    def by_distance(self, target: int, exclude: PeerId | None) -> dict[int, Node]:
-        """The healthy ones but `exclude`, by their distance to `target`."""
-        if exclude in self.entries:
-            return {node.location ^ target: node for node in self.nodes() if node.peer_id != exclude}
-        return {node.location ^ target: node for node in self.nodes()}
+        return list(self.healthy.values())
 
 
 class RoutingTable:
@@ -69,6 +62,7 @@ class RoutingTable:
 
     def __init__(self, local: Node, k: int = KAD_K) -> None:
         self.local = local
+        self._location = local.location
         self._k = k
         self._buckets: list[Bucket | None] = [None] * LOCATION_BITS
         self._deepest = -1  # no bucket beyond this one was ever used
@@ -83,7 +77,8 @@ class RoutingTable:
 
     def bucket_index(self, location: int) -> int:
         """Which bucket a location belongs to: the number of leading bits shared with ours, 0..255."""
-        return min(LOCATION_BITS - (location ^ self.local.location).bit_length(), LOCATION_BITS - 1)
+        apart = location ^ self._location
+        return LOCATION_BITS - apart.bit_length() if apart else LOCATION_BITS - 1
 
     def buckets(self) -> Iterator[tuple[int, Bucket]]:
         """The buckets ever used, from the farthest (0) inwards."""
@@ -95,11 +90,11 @@ class RoutingTable:
     @property
     def has_healthy(self) -> bool:
         """Whether there is anybody to ask."""
-        return any(bucket.nodes() for _, bucket in self.buckets())
+        return any(bucket.healthy for _, bucket in self.buckets())
 
     def nodes(self) -> list[Node]:
         """All healthy peers."""
-        return [node for _, bucket in self.buckets() for node in bucket.nodes()]
+        return [node for _, bucket in self.buckets() for node in bucket.healthy.values()]
 
     def entry(self, node_location: int, peer_id: PeerId) -> Entry | None:
         bucket = self._buckets[self.bucket_index(node_location)]
@@ -125,10 +120,11 @@ class RoutingTable:
         known = bucket.entries.get(node.peer_id)
         if known is not None:
             if known.failures or known.node is not node:
-                bucket.healthy = None
-            known.seen_at, known.failures = now, 0
-            if known.node.groups == node.groups:
-                known.node = node  # its addresses may have changed, not its network: that was counted
+                known.failures = 0
+                if known.node.groups == node.groups:
+                    known.node = node  # its addresses may have changed, not its network: that was counted
+                bucket.healthy[node.location] = known.node
+            known.seen_at = now
             return Added.KNOWN
         if not (bucket.groups.admits(node.groups) and self._groups.admits(node.groups)):
             return Added.REFUSED
@@ -158,7 +154,7 @@ class RoutingTable:
         if entry is None:
             return
         entry.failures += 1
-        bucket.healthy = None
+        bucket.healthy.pop(node_location, None)
         if bucket.waiting or entry.failures >= KAD_MAX_FAILURES:
             self.remove(entry.node)
             self._promote(bucket)
@@ -171,39 +167,47 @@ class RoutingTable:
         bucket.waiting.pop(node.peer_id, None)
         entry = bucket.entries.pop(node.peer_id, None)
         if entry is not None:
-            bucket.healthy = None
+            bucket.healthy.pop(node.location, None)
             bucket.groups.remove(entry.node.groups)
             self._groups.remove(entry.node.groups)
             self._size -= 1
 
     def closest(self, target: int, count: int = KAD_K, *, exclude: PeerId | None = None) -> list[Node]:
         """The `count` healthy peers nearest to `target`, nearest first."""
-        index, deepest, buckets = self.bucket_index(target), self._deepest, self._buckets
-        near: dict[int, Node] = {}  # by distance
-        bucket = buckets[index]
-        if bucket is not None:
-            near.update(bucket.by_distance(target, exclude))
-        if len(near) < count:  # all deeper buckets are equally near: they share exactly `index` bits with the target
-            for bucket in buckets[index + 1 : deepest + 1]:
-                if bucket is not None:
-                    near.update(bucket.by_distance(target, exclude))
-        nearer = min(index, deepest + 1)
-        while len(near) < count and nearer > 0:
-            nearer -= 1
-            bucket = buckets[nearer]
-            if bucket is not None:
-                near.update(bucket.by_distance(target, exclude))
-        return [near[distance] for distance in sorted(near)[:count]]
+        found: list[Node] = []
+        for bucket in self._from(target):
+            healthy = bucket.healthy
+            distances = [location ^ target for location in healthy]
+            distances.sort()
+            found += [healthy[distance ^ target] for distance in distances]
+            if exclude in bucket.entries:
+                found = [node for node in found if node.peer_id != exclude]
+            if len(found) >= count:
+                break
+        return found[:count]
+
+    def _from(self, target: int) -> Iterator[Bucket]:
+        """The buckets ever used, from the nearest to `target` outwards: whoever is in one is nearer than all in the
+        next. Where `target` differs from us in a bit, that bit's bucket is nearer to it than all deeper ones
+        together; where it doesn't, farther."""
+        deepest, buckets = self._deepest, self._buckets
+        differs = (target ^ self._location) >> (LOCATION_BITS - 1 - deepest)  # one bit a bucket
+        for index in range(deepest + 1 - differs.bit_length(), deepest + 1):
+            if differs >> (deepest - index) & 1 and (bucket := buckets[index]) is not None:
+                yield bucket
+        for index in range(deepest, -1, -1):
+            if not differs >> (deepest - index) & 1 and (bucket := buckets[index]) is not None:
+                yield bucket
 
     def due_for_check(self, now: float, unseen_for: float) -> list[Node]:
         """Peers not heard of for `unseen_for` seconds, and those that failed once, least recently heard of first:
         ask them, then add() or failed()."""
-        due = [
-            entry
-            for _, bucket in self.buckets()
-            for entry in bucket.entries.values()
-            if entry.failures or now - entry.seen_at >= unseen_for
-        ]
+        due: list[Entry] = []
+        for _, bucket in self.buckets():
+            entries = bucket.entries.values()
+            if now - bucket.unseen_since >= unseen_for or len(bucket.healthy) < len(entries):
+                due += [entry for entry in entries if entry.failures or now - entry.seen_at >= unseen_for]
+                bucket.unseen_since = min((entry.seen_at for entry in entries), default=float("inf"))
         due.sort(key=lambda entry: (not entry.failures, entry.seen_at))
         return [entry.node for entry in due]
 
@@ -225,7 +229,7 @@ class RoutingTable:
         beyond = 0
         for index in range(self._deepest, -1, -1):
             bucket = self._buckets[index]
-            here = 0 if bucket is None else len(bucket.nodes())
+            here = 0 if bucket is None else len(bucket.healthy)
             looked_at = float("-inf") if bucket is None else bucket.looked_at
             if here < least <= beyond and now - looked_at >= unlooked_for:
                 thin.append(index)
@@ -251,7 +255,9 @@ class RoutingTable:
         node = entry.node
         bucket.waiting.pop(node.peer_id, None)
         bucket.entries[node.peer_id] = entry
-        bucket.healthy = None
+        bucket.unseen_since = min(bucket.unseen_since, entry.seen_at)
+        if not entry.failures:
+            bucket.healthy[node.location] = node
         bucket.groups.add(node.groups)
         self._groups.add(node.groups)
         self._size += 1
