@@ -332,6 +332,18 @@ async def test_slots_keep_inviters_of_one_locator_apart(setup: Setup, autojump_c
     assert await records.find(seed) == ()
 
 
+async def test_an_invite_is_published_though_the_clock_was_set(setup: Setup, autojump_clock: Jump) -> None:
+    """Back, so that it is valid for longer than any record may be; or ahead, while it was about to be published."""
+    records, seed = InviteRecords(setup.world, setup.directory), b"L" * 32
+    expires = Millis(setup.clock.now() + 600_000)
+    setup.clock.offset -= 3 * 86_400
+    assert await records.publish(seed, 0, HERE, expires)
+    assert await records.find(seed) == (HERE,)
+    setup.clock.offset += 4 * 86_400
+    with pytest.raises(Unreachable, match="expired"):
+        await records.publish(seed, 0, HERE, expires)
+
+
 async def test_no_server_isnt_the_same_as_no_invite(setup: Setup, autojump_clock: Jump) -> None:
     records = InviteRecords(setup.world, setup.directory)
     assert await records.find(b"L" * 32) == ()

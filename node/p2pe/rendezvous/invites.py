@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import trio
 
-from p2pe.config import LOCATOR_SLOTS, LOCATOR_TRIES
+from p2pe.config import LOCATOR_SLOTS, LOCATOR_TRIES, MAX_RECORD_TTL
 from p2pe.core.invite import invite_aead_key
 from p2pe.core.records import NONCE_BYTES, make_record, public_key_of, record_key, seal_addresses
 from p2pe.errors import Unreachable
@@ -36,9 +36,14 @@ class InviteRecords:
         return next(slot for slot in range(LOCATOR_SLOTS) if slot not in found)
 
     async def publish(self, seed: bytes, slot: int, own: PeerInfo, expires: Millis) -> int:
-        """Returns how many servers took it. Raises Unreachable when none could be asked."""
+        """Returns how many servers took it. Raises Unreachable when none could be asked, or `expires` is over."""
+        now = self._world.clock.now()
+        if expires <= now:
+            raise Unreachable("the invite has expired")
+        # A clock that has been set back leaves more time than a record may have.
+        expires = Millis(min(expires, now + 1000 * MAX_RECORD_TTL))
         payload = seal_addresses(own, invite_aead_key(seed), self._world.entropy(NONCE_BYTES))
-        raw = make_record(seed, slot, self._world.clock.now(), expires, payload)
+        raw = make_record(seed, slot, now, expires, payload)
         return await self._directory.publish(record_key(public_key_of(seed), slot), raw)
 
     async def find(self, seed: bytes) -> tuple[PeerInfo, ...]:

@@ -259,7 +259,7 @@ class Publisher:
         try:
             for key in aim.keys:
                 for day in days_to_publish(now, self._directory.refresh_seconds()):
-                    taken = await self._store(own, key, aim.direction, day, now)
+                    taken = await self._store(own, key, aim.direction, day)
         except Unreachable as error:
             problem = str(error)
         if problem or not taken:
@@ -271,7 +271,8 @@ class Publisher:
         schedule.published, schedule.key = now, aim.keys[-1]
         self._schedule_next(schedule, now)
 
-    async def _store(self, own: PeerInfo, k_rendezvous: bytes, direction: int, day: int, now: Millis) -> int:
+    async def _store(self, own: PeerInfo, k_rendezvous: bytes, direction: int, day: int) -> int:
+        now = self._world.clock.now()  # of each record: the clock may be set while one is stored
         seed = lookup_seed(k_rendezvous, direction, day)
         aead_key = record_aead_key(k_rendezvous, direction, day)
         payload = seal_addresses(own, aead_key, self._world.entropy(NONCE_BYTES))

@@ -24,9 +24,9 @@ class RecoveryRecords:
 
     async def publish(self, restored: IdentityKey, own: PeerInfo) -> int:
         """Returns how many servers took it on the last day it was published for. Raises Unreachable."""
-        now = self._world.clock.now()
         taken = 0
-        for day in days_to_publish(now):
+        for day in days_to_publish(self._world.clock.now()):
+            now = self._world.clock.now()  # of each record: the clock may be set while one is stored
             seed = recover_lookup_seed(restored, day)
             payload = seal_addresses(own, recover_aead_key(restored, day), self._world.entropy(NONCE_BYTES))
             raw = make_record(seed, 0, now, Millis(now + 1000 * RECORD_TTL), payload)
