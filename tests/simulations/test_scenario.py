@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 NAMES = {
     "home-users", "mobile-flapping", "relay-partition", "bootstrap-outage", "mass-restart", "reinstall-story",
     "slow-links", "clock-skew", "hostile-relay", "hostile-dht", "invite-storm", "ten-thousand",
-    "satellite",
+    "satellite", "bad-days",
 }  # fmt: skip
 _TWO = '[[nodes]]\nname="b"\nrole="bootstrap"\n[[nodes]]\nname="p"\ncount=2\n'
 

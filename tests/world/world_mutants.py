@@ -29,6 +29,7 @@ import p2pe_bootstrap.services as bootstrap_services
 import trio
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from p2pe.connectivity.dialer import SessionDialer
+from p2pe.connectivity.links import LinkRegistry
 from p2pe.connectivity.session import Session
 from p2pe.core.paths import RelayPolicy
 from p2pe.core.records import make_record, public_key_of, record_key
@@ -206,11 +207,11 @@ def _hidden(plain: bytes) -> bytes:
 def _parks_messages(store: Any) -> Any:
     """Leaves 512 bytes more in the DHT, under a key of its own."""
 
-    async def mutant(self: Any, own: Any, k_rendezvous: bytes, direction: int, day: int, now: Any) -> Any:
-        seed = self._world.entropy(32)
+    async def mutant(self: Any, own: Any, k_rendezvous: bytes, direction: int, day: int) -> Any:
+        seed, now = self._world.entropy(32), self._world.clock.now()
         raw = make_record(seed, 0, now, now + 3_600_000, self._world.entropy(512))
         await self._directory.publish(record_key(public_key_of(seed), 0), raw)
-        return await store(self, own, k_rendezvous, direction, day, now)
+        return await store(self, own, k_rendezvous, direction, day)
 
     return mutant
 
@@ -237,7 +238,28 @@ def _dials_directly(init: Any) -> Any:
     """Forgets the policy when it dials."""
 
     def mutant(self: Any, *arguments: Any) -> None:
-        init(self, *arguments[:-1], lambda: RelayPolicy.FALLBACK)
+        *others, _policy, relays = arguments
+        init(self, *others, lambda: RelayPolicy.FALLBACK, relays)
+
+    return mutant
+
+
+def _keeps_both_links(_retire: Any) -> Any:
+    """When a link has been replaced, the old one stays."""
+
+    async def mutant(_self: Any, _session: Any) -> None:
+        pass
+
+    return mutant
+
+
+def _lingers(stop: Any) -> Any:
+    """Waits for an answer to its goodbye, whatever it is told."""
+
+    async def mutant(self: Any) -> None:
+        await stop(self)
+        with trio.CancelScope(shield=True):
+            await trio.sleep(10)
 
     return mutant
 
@@ -251,6 +273,8 @@ MUTANTS: dict[str, Mutant] = {
     "ack-before-sync": Mutant("receipts-true", ((storage_connection, "_configure", _without_sync),)),
     "lost-ack": Mutant("delivered", ((receiver_module, "receipt_frames", _no_receipts),)),
     "begins-anew": Mutant("states-forward", ((Couriers, "_deliver", _begins_anew),)),
+    "keeps-both-links": Mutant("links-agree", ((LinkRegistry, "_retire", _keeps_both_links),)),
+    "lingers": Mutant("stops", ((LinkRegistry, "stop", _lingers),)),
     "crashing-room": Mutant("no-defects", ((Expiry, "run", _crashing_room),)),
     "dying": Mutant("no-defects", ((app, "_keep_peers", _dying),)),
     "plaintext-link": Mutant(

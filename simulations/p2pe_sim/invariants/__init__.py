@@ -12,5 +12,7 @@ SAFETY: Final[dict[str, str]] = {
     "address-hidden": "a node with relay = only never shows its address to a contact",
     "states-forward": "a message's state changes as core/delivery.py allows, over crashes too",
     "receipts-true": "DELIVERED means: durably on the recipient's disk",
+    "links-agree": "after a calm while both sides of a link know of it, and of no second one",
+    "stops": "a node that is told to stop ends within five seconds",
     "no-defects": "no part of a node fails and has to begin anew",
 }

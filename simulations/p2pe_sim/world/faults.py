@@ -117,7 +117,7 @@ class Faults:
     async def _take_down(self, fault: Fault, node: Person | Server) -> int:
         what = "stop" if fault.kind is FaultKind.STOP else "crash"
         if fault.kind is FaultKind.STOP:
-            took = int(await node.stop())
+            took = int(await self._stage.stop(node))
         else:
             took = node.crash(power=fault.kind is FaultKind.CRASH_NO_FLUSH)
         if took:

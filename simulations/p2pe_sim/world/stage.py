@@ -11,6 +11,7 @@ from p2pe.errors import LocalError, NotFound, P2peError, StorageError
 from p2pe.model import IdentityKey
 
 from p2pe_sim.invariants.findings import Findings
+from p2pe_sim.invariants.links import check_links
 from p2pe_sim.invariants.liveness import check_liveness
 from p2pe_sim.invariants.messages import Ledger
 from p2pe_sim.invariants.secrecy import Secrecy
@@ -22,7 +23,7 @@ from p2pe_sim.world.machine import LinkShape
 from p2pe_sim.world.net import Internet
 from p2pe_sim.world.person import RESTART_SECONDS, Person
 from p2pe_sim.world.randomness import Randomness
-from p2pe_sim.world.server import Server
+from p2pe_sim.world.server import DRAIN_SECONDS, Server
 from p2pe_sim.world.watch import Watch
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 RETRY_SECONDS: Final = 2.0  # before a person tries again what their node refused
 RETRY_MAX: Final = 30.0
+STOP_SECONDS: Final = 5.0  # for a node to end: GOODBYE_SECONDS, YAMUX_GOODBYE_SECONDS after it, and a commit
 _JITTER: Final = 0.1  # of a link's latency
 
 
@@ -129,10 +131,19 @@ class Stage:
             for server in self.servers.values():
                 if server.services is not None:
                     self.watch.secrecy.on_protocols(server.name, server.services.host.protocols())
-            for person in self.people.values():
-                person.crash(power=False)
             check_liveness(self.plan, self.ledger.sent, self.down_spans(), self.ended_at, self.findings)
+            check_links(self.plan, self.people, self.down_spans(), self.ended_at, self.findings)
+            async with trio.open_nursery() as stopping:
+                for person in self.people.values():
+                    stopping.start_soon(self.stop, person)
             nursery.cancel_scope.cancel()
+
+    async def stop(self, node: Person | Server) -> bool:
+        """As with SIGTERM. False when it wasn't running. One that doesn't end is a finding, and killed."""
+        with trio.move_on_after(STOP_SECONDS + (DRAIN_SECONDS if isinstance(node, Server) else 0.0)):
+            return await node.stop()
+        self.findings.add("stops", f"{node.name} was told to stop, and still ran {STOP_SECONDS:g} s later", node.name)
+        return node.crash(power=False) > 0
 
     def _timeline(self) -> list[tuple[float, int, Callable[[], Awaitable[None]]]]:
         acts: list[tuple[float, Callable[[], Awaitable[None]]]] = []
