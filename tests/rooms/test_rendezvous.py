@@ -20,6 +20,7 @@ from p2pe.ports import Net, World
 from p2pe.rendezvous.finder import Finder, days_to_search
 from p2pe.rendezvous.invites import InviteRecords
 from p2pe.rendezvous.publisher import Publisher, days_to_publish
+from p2pe.rendezvous.recovery import RecoveryRecords
 from p2pe.rendezvous.roster import Roster
 from p2pe.storage import contacts
 from p2pe.storage.database import Database, open_database
@@ -293,6 +294,31 @@ async def test_a_contact_is_found_until_the_record_ends(setup: Setup, autojump_c
     setup.clock.offset += RECORD_TTL
     with pytest.raises(Unreachable, match="not online"):
         await finder.find(contact)
+
+
+async def test_a_contact_whose_day_has_begun_is_found_where_it_is_now(setup: Setup, autojump_clock: Jump) -> None:
+    """Their clock is ahead: since its midnight they publish under the new day's key, and ours shows the old day."""
+    contact = setup.roster.get(await setup.add(1))
+    assert contact is not None
+    setup.clock.offset += (DAY - setup.clock.now() % DAY) / 1000 - 30  # half a minute to midnight
+    await publish_as_contact(setup, 1, THERE, age=100)
+    moved = PeerInfo(THERE.peer_id, (Address("/ip4/192.0.2.3/tcp/3"),))
+    await publish_as_contact(setup, 1, moved, age=-60)
+    finder = Finder(setup.world, setup.directory)
+    assert await finder.find(contact) == moved
+    setup.clock.offset += 60
+    assert await finder.find(contact) == moved
+
+
+async def test_the_newest_record_of_a_restored_identity_counts(setup: Setup, autojump_clock: Jump) -> None:
+    """Around midnight there may be one under each day's key."""
+    records = RecoveryRecords(setup.world, setup.directory)
+    setup.clock.offset += (DAY - setup.clock.now() % DAY) / 1000 - 30
+    await records.publish(THEIR_KEY, THERE)
+    setup.clock.offset += 60
+    await records.publish(THEIR_KEY, HERE)
+    setup.clock.offset -= 60
+    assert await records.find(THEIR_KEY) == HERE
 
 
 async def test_what_isnt_sealed_by_the_contact_is_not_believed(setup: Setup, autojump_clock: Jump) -> None:

@@ -35,8 +35,8 @@ class Finder:
                 found = await self._look(keys.rendezvous, known.their_direction, day, now)
                 if found is not None and (newest is None or found[0] > newest[0]):
                     newest = found
-                if newest is not None:
-                    return newest[1]
+            if newest is not None:  # of both days: past midnight the one that has just ended holds what was true before
+                return newest[1]
         raise Unreachable("not online: no address of theirs is published")
 
     async def _look(self, k_rendezvous: bytes, direction: int, day: int, now: Millis) -> tuple[int, PeerInfo] | None:

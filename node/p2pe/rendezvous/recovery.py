@@ -36,9 +36,10 @@ class RecoveryRecords:
     async def find(self, restored: IdentityKey) -> PeerInfo | None:
         """Where the holder of this identity says it is, if anything is there. Raises Unreachable."""
         now = self._world.clock.now()
+        newest: tuple[int, PeerInfo] | None = None
         for day in days_to_search(now):
             key = record_key(public_key_of(recover_lookup_seed(restored, day)), 0)
             found = newest_of(await self._directory.lookup(key), key, recover_aead_key(restored, day), now)
-            if found is not None:
-                return found[1]
-        return None
+            if found is not None and (newest is None or found[0] > newest[0]):
+                newest = found
+        return None if newest is None else newest[1]
