@@ -5,7 +5,7 @@ from __future__ import annotations
 import atexit
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import cache
 from pathlib import Path
@@ -90,6 +90,10 @@ def prepare() -> None:
         address_from_bytes(address_to_bytes(text))
 
 
+class CutOff(Exception):
+    """The node ended before it had answered, or wasn't running."""
+
+
 class Process:
     """One run of a node, from its start to its end."""
 
@@ -98,6 +102,7 @@ class Process:
         self.mount = mount
         self.scope = trio.CancelScope()
         self.services: Services | None = None
+        self.nursery: trio.Nursery
         self.ended = trio.Event()
 
     @property
@@ -185,7 +190,8 @@ class Person:
         )
         try:
             with process.scope:
-                async with trio.open_nursery() as nursery:
+                async with trio.open_nursery() as process.nursery:
+                    nursery = process.nursery
                     opened = _open_observed(self, process, watch)
                     services = await nursery.start(_run_node, self._settings, world, self.identity, opened)
                     _watch_links(services, self, process, watch)
@@ -214,6 +220,32 @@ class Person:
         self.up = trio.Event()
         if self.down_since is None:
             self.down_since = trio.current_time()
+
+    async def ask(self, work: Callable[[Services], Awaitable[T]]) -> T:
+        """Has the node do something, as a request at its control socket does: in the process, and no longer than that
+        lives. Raises CutOff, and whatever `work` raises."""
+        process, services = self.process, self.services
+        if process is None or services is None or process.scope.cancel_called:
+            raise CutOff
+        done = trio.Event()
+        answers: list[T] = []
+        problems: list[Exception] = []
+
+        async def request() -> None:
+            try:
+                answers.append(await work(services))
+            except Exception as problem:  # noqa: BLE001 - it is the asker's to judge
+                problems.append(problem)
+            finally:
+                done.set()
+
+        process.nursery.start_soon(request)
+        await done.wait()
+        if not process.is_alive or not (answers or problems):
+            raise CutOff
+        if problems:
+            raise problems[0]
+        return answers[0]
 
     async def stop(self) -> bool:
         """As with SIGTERM. False when it wasn't running."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -21,7 +22,7 @@ from p2pe_sim.world.faults import Faults
 from p2pe_sim.world.log import EventLog
 from p2pe_sim.world.machine import LinkShape
 from p2pe_sim.world.net import Internet
-from p2pe_sim.world.person import RESTART_SECONDS, Person
+from p2pe_sim.world.person import RESTART_SECONDS, CutOff, Person
 from p2pe_sim.world.randomness import Randomness
 from p2pe_sim.world.server import DRAIN_SECONDS, Server
 from p2pe_sim.world.watch import Watch
@@ -182,33 +183,30 @@ class Stage:
         pause = RETRY_SECONDS
         while person.generation == generation:
             await person.up.wait()
-            process, services = person.process, person.services
-            if process is None or services is None:
-                await trio.sleep(RETRY_SECONDS)
-                continue
             try:
-                await services.outbox.send(message.recipient, self.texts[message.id], idempotency_key=message.id)
-            except (NotFound, StorageError, LocalError, trio.ClosedResourceError) as problem:
-                if process.is_alive:
-                    self.watch.count("refused")
-                    self.log.add("refused", node=person.name, message=message.id, problem=type(problem).__name__)
+                await person.ask(partial(self._accept, message))
+            except CutOff:
+                await trio.sleep(RETRY_SECONDS)
+            except (NotFound, StorageError, LocalError) as problem:
+                self.watch.count("refused")
+                self.log.add("refused", node=person.name, message=message.id, problem=type(problem).__name__)
                 await trio.sleep(pause)
                 pause = min(2 * pause, RETRY_MAX)
-                continue
-            if process.is_alive:
-                self.ledger.accepted(message.id)
-                self.watch.count("sent")
+            else:
                 return
-            await trio.sleep(RETRY_SECONDS)
+
+    async def _accept(self, message: Message, services: Services) -> None:
+        await services.outbox.send(message.recipient, self.texts[message.id], idempotency_key=message.id)
+        if self.people[message.sender].services is services:  # else: it was killed, and told nobody
+            self.ledger.accepted(message.id)
+            self.watch.count("sent")
 
     async def _know_each_other(self, one: Person, other: Person) -> bool:
         """Whether an earlier try did it, though its answer was lost. Contacts that were somebody's before they
         installed anew are removed, and what waited for them with it."""
         known = []
         for here, there in ((one, other), (other, one)):
-            if here.services is None:
-                return False
-            known.append(await _forget(here.services, there.name, there.identity.identity_key))
+            known.append(await here.ask(partial(_forget, there.name, there.identity.identity_key)))
             if not known[-1]:
                 self.ledger.given_up(here.name, there.name)
         return all(known)
@@ -219,23 +217,23 @@ class Stage:
         while True:
             await one.up.wait()
             await other.up.wait()
-            ours, theirs = one.services, other.services
-            if ours is not None and theirs is not None:
-                try:
-                    if await self._know_each_other(one, other):
-                        return
-                    invite = await ours.pairing.create_invite("code", other.name)
-                    await theirs.pairing.accept(invite.code or "", one.name)
-                    self.watch.count("paired")
-                    self.log.add("paired", node=one.name, peer=other.name)
+            try:
+                if await self._know_each_other(one, other):
                     return
-                except P2peError as problem:
-                    self.log.add("pairing_failed", node=one.name, peer=other.name, problem=type(problem).__name__)
-                    self.watch.count("pairings_failed")
+                code = (await one.ask(lambda node: node.pairing.create_invite("code", other.name))).code or ""
+                await other.ask(partial(_accept_invite, code, one.name))
+                self.watch.count("paired")
+                self.log.add("paired", node=one.name, peer=other.name)
+                return
+            except P2peError as problem:
+                self.log.add("pairing_failed", node=one.name, peer=other.name, problem=type(problem).__name__)
+                self.watch.count("pairings_failed")
+            except CutOff:
+                pass
             await trio.sleep(RETRY_SECONDS)
 
 
-async def _forget(services: Services, name: str, current: IdentityKey) -> bool:
+async def _forget(name: str, current: IdentityKey, services: Services) -> bool:
     """Removes the contact of that name unless it has this identity; True when it has."""
     try:
         known = await services.book.find(name)
@@ -245,6 +243,10 @@ async def _forget(services: Services, name: str, current: IdentityKey) -> bool:
         return True
     await services.book.remove(name)
     return False
+
+
+async def _accept_invite(code: str, name: str, services: Services) -> None:
+    await services.pairing.accept(code, name)
 
 
 def _partial(act: Callable[..., Awaitable[None]], *arguments: object) -> Callable[[], Awaitable[None]]:
