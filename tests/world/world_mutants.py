@@ -253,6 +253,16 @@ def _keeps_both_links(_retire: Any) -> Any:
     return mutant
 
 
+def _opens_another(_improve: Any) -> Any:
+    """Makes a second link beside each first one."""
+
+    async def mutant(self: Any, session: Any) -> None:
+        if session.is_dialer and len(self.all()) == 1:
+            await self._open_over(session.contact_id, session.connection)
+
+    return mutant
+
+
 def _lingers(stop: Any) -> Any:
     """Waits for an answer to its goodbye, whatever it is told."""
 
@@ -273,7 +283,9 @@ MUTANTS: dict[str, Mutant] = {
     "ack-before-sync": Mutant("receipts-true", ((storage_connection, "_configure", _without_sync),)),
     "lost-ack": Mutant("delivered", ((receiver_module, "receipt_frames", _no_receipts),)),
     "begins-anew": Mutant("states-forward", ((Couriers, "_deliver", _begins_anew),)),
-    "keeps-both-links": Mutant("links-agree", ((LinkRegistry, "_retire", _keeps_both_links),)),
+    "keeps-both-links": Mutant(
+        "links-agree", ((LinkRegistry, "_retire", _keeps_both_links), (LinkRegistry, "_improve", _opens_another))
+    ),
     "lingers": Mutant("stops", ((LinkRegistry, "stop", _lingers),)),
     "crashing-room": Mutant("no-defects", ((Expiry, "run", _crashing_room),)),
     "dying": Mutant("no-defects", ((app, "_keep_peers", _dying),)),
