@@ -87,6 +87,18 @@ async def test_a_full_disk_refuses_and_recovers() -> None:
     assert await rows(disk) == 1
 
 
+async def test_a_node_that_stops_while_its_disk_is_full_ends_well() -> None:
+    """SQLite writes the log back when the last connection closes; it stays as it is when there is no room for that."""
+    disk = Disk("full", random.Random(1))
+    mount = disk.mount()
+    async with open_database(FILE, None, None, vfs=mount.name, exclusive=True) as database:
+        await database.write(lambda tx: tx.execute("INSERT INTO meta VALUES ('k', x'01')").fetchall())
+        disk.is_full = True
+    assert disk.effects.writes_refused
+    disk.is_full = False
+    assert await rows(disk) == 1
+
+
 def test_a_missing_file_can_t_be_opened_for_reading() -> None:
     disk = Disk("none", random.Random(1))
     mount = disk.mount()

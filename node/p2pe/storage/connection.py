@@ -37,9 +37,17 @@ def connect(
     try:
         _configure(connection, key, exclusive=exclusive, reader=reader)
     except apsw.Error:
-        connection.close()
+        close(connection)
         raise
     return connection
+
+
+def close(connection: Tx) -> None:
+    """Closes it whatever the disk says: what SQLite then can't write back stays in the log, complete."""
+    try:
+        connection.close(True)
+    except apsw.Error:
+        pass
 
 
 def create_private(path: Path) -> None:

@@ -34,7 +34,7 @@ import trio
 from p2pe import config
 from p2pe.errors import StorageError
 from p2pe.ports import Threads, World
-from p2pe.storage.connection import connect, quick_check
+from p2pe.storage.connection import close, connect, quick_check
 from p2pe.storage.faults import storage_error
 from p2pe.storage.migrations import Tx, migrate
 
@@ -187,7 +187,7 @@ class Database:
             if self._writer.in_transaction:
                 self._writer.execute("ROLLBACK")
         except apsw.Error:
-            self._writer.close(True)
+            close(self._writer)
             self._writer = None
 
     def _run_read(self, reader: Tx, work: Callable[[Tx], T]) -> T:
@@ -218,7 +218,7 @@ class Database:
                 _truncate_log(self._writer)
             except apsw.Error:
                 pass  # a full or failing disk: the log stays, complete, and is used at the next start
-            self._writer.close()
+            close(self._writer)
 
 
 def _read(connection: Tx, work: Callable[[Tx], T]) -> T:
@@ -314,7 +314,7 @@ def _open_all(path: Path | str, key: bytes | None, vfs: str | None, exclusive: b
             connections += [connect(path, key, vfs=vfs, reader=True) for _ in range(config.DB_READERS)]
     except (apsw.Error, StorageError) as error:
         for connection in connections:
-            connection.close(True)
+            close(connection)
         if failure := storage_error(error, path):
             raise failure from error
         raise

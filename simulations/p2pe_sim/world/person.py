@@ -201,7 +201,7 @@ class Person:
                     self.up.set()
         except* Exception as group:  # noqa: BLE001 - whatever ends a node is a finding
             if process.is_alive:  # else: it was killed, and its unwinding means nothing
-                failed = True
+                failed = not process.scope.cancel_called  # whoever told it to end starts it again
                 watch.died(self, group, process.services is not None)
         finally:
             if process.is_alive:
