@@ -64,7 +64,13 @@ def record_key(public_key: bytes, slot: int) -> bytes:
 
 def public_key_of(seed: bytes) -> bytes:
     """The Ed25519 public key (32 bytes) of a 32-byte lookup seed."""
-    return Ed25519PrivateKey.from_private_bytes(seed).public_key().public_bytes_raw()
+    return _signer(seed).public_key().public_bytes_raw()
+
+
+@lru_cache(maxsize=1)
+def _signer(seed: bytes) -> Ed25519PrivateKey:
+    """Cached: whoever makes a record asks for its key, too, and each is a multiplication on the curve."""
+    return Ed25519PrivateKey.from_private_bytes(seed)
 
 
 def make_record(seed: bytes, slot: int, sequence: int, expires_at: Millis, sealed_payload: bytes) -> bytes:
@@ -72,7 +78,7 @@ def make_record(seed: bytes, slot: int, sequence: int, expires_at: Millis, seale
     in Unix milliseconds; a storer keeps the highest."""
     if len(sealed_payload) != RECORD_PAYLOAD_BYTES:
         raise ValueError(f"a record's payload is {RECORD_PAYLOAD_BYTES} bytes, not {len(sealed_payload)}")
-    signer = Ed25519PrivateKey.from_private_bytes(seed)
+    signer = _signer(seed)
     body = records_pb2.RecordBody(
         public_key=signer.public_key().public_bytes_raw(),
         slot=slot,

@@ -68,7 +68,7 @@ class HostConnection:
         self._opening = 0
         self._idle_since = trio.current_time()
         self._protections: dict[str, None] = {}
-        self._ending = trio.Event()
+        self._is_ending = False
         self.ended = trio.Event()  # set when everything of this connection is gone
 
     @property
@@ -93,7 +93,7 @@ class HostConnection:
 
     @property
     def is_alive(self) -> bool:
-        return not (self._ending.is_set() or self._muxer.closed.is_set())
+        return not (self._is_ending or self._muxer.closed.is_set())
 
     @property
     def takes_streams(self) -> bool:
@@ -172,7 +172,8 @@ class HostConnection:
 
     def close_soon(self) -> None:
         """Ends the connection without waiting for it; what was sent is still flushed, for a moment."""
-        self._ending.set()
+        self._is_ending = True
+        self._muxer.close_soon()
 
     def close_if_unused(self) -> None:
         """Ends the connection if nobody uses or protects it: for who dialled to ask one thing."""
@@ -181,7 +182,7 @@ class HostConnection:
 
     async def aclose(self) -> None:
         """Ends the connection and waits until its tasks are gone."""
-        self._ending.set()
+        self.close_soon()
         await self.ended.wait()
 
     async def run(self, *, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -191,19 +192,16 @@ class HostConnection:
                 await nursery.start(self._muxer.run)
                 nursery.start_soon(self._accept_streams, nursery)
                 nursery.start_soon(self._close_when_idle)
-                nursery.start_soon(self._await_end)
+                if self._is_ending:  # before it began
+                    self._muxer.close_soon()
                 task_status.started()
                 await self._muxer.closed.wait()
                 nursery.cancel_scope.cancel()
         finally:
-            self._ending.set()
+            self._is_ending = True
             self.ended.set()
             self._shared.metrics.connections_closed += 1
             log.debug("connection ended", number=self.number, path=str(self._path), reason=self._muxer.close_reason)
-
-    async def _await_end(self) -> None:
-        await self._ending.wait()
-        await self._muxer.aclose()
 
     async def _accept_streams(self, nursery: trio.Nursery) -> None:
         while True:
@@ -236,7 +234,7 @@ class HostConnection:
         while True:
             idle = self._idle_seconds()
             if idle >= limit:
-                self._ending.set()
+                self.close_soon()
                 return
             await trio.sleep(limit - idle)
 

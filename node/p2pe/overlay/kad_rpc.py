@@ -36,6 +36,24 @@ class Answer:
     connection: HostConnection
 
 
+class _Place:
+    """A place of a limiter: taken at once when one is free. The limiter itself would have the task wait its turn."""
+
+    __slots__ = ("_limiter",)
+
+    def __init__(self, limiter: trio.CapacityLimiter) -> None:
+        self._limiter = limiter
+
+    async def __aenter__(self) -> None:
+        try:
+            self._limiter.acquire_nowait()
+        except trio.WouldBlock:
+            await self._limiter.acquire()
+
+    async def __aexit__(self, *_: object) -> None:
+        self._limiter.release()
+
+
 @dataclass(slots=True)
 class _Lane:
     """What goes to one server."""
@@ -69,7 +87,7 @@ class KadClient:
         self._lanes.move_to_end(peer.peer_id)
         lane.users += 1
         try:
-            async with lane.places, self._places:
+            async with _Place(lane.places), _Place(self._places):
                 with trio.fail_after(limit) as patience:
                     return await self._request(peer, message, lane, patience)
         except trio.TooSlowError:

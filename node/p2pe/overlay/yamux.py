@@ -198,16 +198,20 @@ class YamuxConnection:
         for event in (self._accepting, self._slots, self._drained, *(event for _, event in self._pings.values())):
             event.set()
 
-    async def aclose(self) -> None:
-        """Says go-away, flushes for a moment what was sent, ends the connection and waits for that. Idempotent."""
-        if not self._is_running:
-            self._finish("closed here")
-            await self._stream.aclose()
-        elif not self.closed.is_set():
+    def close_soon(self) -> None:
+        """Says go-away, flushes for a moment what was sent, and ends the connection; `run` does. Idempotent."""
+        if self._is_running and not self.closed.is_set():
             self.close_reason = self.close_reason or "closed here"
             if not self.machine.local_go_away:
                 self.machine.go_away(GoAway.NORMAL)
             self._say_goodbye()
+
+    async def aclose(self) -> None:
+        """`close_soon`, and waits until it has ended."""
+        if not self._is_running:
+            self._finish("closed here")
+            await self._stream.aclose()
+        self.close_soon()
         await self.closed.wait()
 
     def _say_goodbye(self) -> None:

@@ -127,7 +127,7 @@ class Publisher:
         self._roster = roster
         self._own = own
         self._is_linked = is_linked
-        self._cover = cover
+        self._covers = () if cover is None else tuple(cover_rendezvous(cover, n) for n in range(PUBLISH_COVER))
         self._schedules: dict[ContactId, _Schedule] = {}  # bounded by MAX_CONTACTS
         self._wake = Pulse()
         self._settling = _Settling()
@@ -178,9 +178,9 @@ class Publisher:
             _Aim(known.contact_id, tuple(keys.rendezvous for keys in known.keys), known.our_direction)
             for known in self._roster.active()
         ]
-        if self._cover is not None:
+        if self._covers:
             for number in range(-len(aims) % PUBLISH_COVER):
-                aims.append(_Aim(ContactId(-1 - number), (cover_rendezvous(self._cover, number),), number % 2))
+                aims.append(_Aim(ContactId(-1 - number), (self._covers[number],), number % 2))
         return aims
 
     def _take_due(self) -> list[_Aim]:
