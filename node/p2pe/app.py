@@ -10,7 +10,7 @@ the ports closed and the database's log written back.
 from __future__ import annotations
 
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from functools import partial
@@ -21,7 +21,7 @@ import structlog
 import trio
 
 from p2pe.app_home import DEFAULT_LISTEN, SEALED, UNSEALED, Settings
-from p2pe.config import PEERS_SAVE_SECONDS, RESTART_FIRST_SECONDS, RESTART_MAX_SECONDS
+from p2pe.config import KAD_STORE_PERSON, PEERS_SAVE_SECONDS, RESTART_FIRST_SECONDS, RESTART_MAX_SECONDS
 from p2pe.connectivity.nearby import Nearby
 from p2pe.connectivity.service import Connectivity, open_links
 from p2pe.contacts.book import Book
@@ -37,6 +37,7 @@ from p2pe.control.shapes import OverlayShape
 from p2pe.core.addresses import split_peer, with_peer
 from p2pe.core.advice import Own
 from p2pe.core.paths import RelayPolicy
+from p2pe.core.serving import ServingChoice
 from p2pe.errors import StorageError, UsageError
 from p2pe.identity.keyfile import is_sealed
 from p2pe.identity.keyring import open_identity
@@ -49,13 +50,14 @@ from p2pe.messaging.receiver import FrameHandler, Receiver
 from p2pe.messaging.resend import Resender
 from p2pe.messaging.signals import Signals
 from p2pe.model import Frame, PeerInfo, Rotation
-from p2pe.overlay.dht import Dht, open_dht
+from p2pe.overlay.dht import Dht, Mode, open_dht
 from p2pe.overlay.dht_view import DhtView
 from p2pe.overlay.host import OverlayHost, open_host
 from p2pe.overlay.hostkey import HostKey
 from p2pe.overlay.netwatch import watch_network
 from p2pe.overlay.portmap import PortMapper
-from p2pe.overlay.reach import Reach, open_reach
+from p2pe.overlay.reach import Reach, RelaysKnown, open_reach
+from p2pe.overlay.serving import serve_while_reachable
 from p2pe.overlay.world import real_world
 from p2pe.ports import World
 from p2pe.rendezvous.recovery import RecoveryRecords
@@ -107,7 +109,7 @@ async def run_node(
         await _listen(host, settings)
         seeds = await database.read(peers.load)
         async with (
-            open_dht(host, world, mode="client", bootstrap=settings.bootstrap, seeds=seeds) as dht,
+            _open_dht(host, world, settings, seeds) as dht,
             open_reach(host, settings.relay, lambda: _relays(settings, dht)) as reach,
         ):
             outside = _Outside(settings, world, identity, database, host, dht, reach)
@@ -207,10 +209,19 @@ def _rooms(
         "recovery": Recovery(world, host, database, identity, connectivity, records).run,
         "network": partial(watch_network, host),
     }
+    if settings.directory is ServingChoice.AUTO and settings.relay is not RelayPolicy.ONLY:
+        parts["serving"] = partial(serve_while_reachable, host, dht, reach)
     if mapper is not None:
         parts["port mapping"] = mapper.run
         parts["local network"] = Nearby(world, host, roster, links).run
     return services, parts
+
+
+def _open_dht(
+    host: OverlayHost, world: World, settings: Settings, seeds: Sequence[PeerInfo]
+) -> AbstractAsyncContextManager[Dht]:
+    mode: Mode = "server" if settings.directory is ServingChoice.SERVER else "client"
+    return open_dht(host, world, mode=mode, bootstrap=settings.bootstrap, seeds=seeds, max_records=KAD_STORE_PERSON)
 
 
 async def _listen(host: OverlayHost, settings: Settings) -> None:
@@ -234,10 +245,10 @@ async def _listen(host: OverlayHost, settings: Settings) -> None:
         raise UsageError(f"can't listen anywhere ({'; '.join(refused)})")
 
 
-def _relays(settings: Settings, dht: Dht) -> tuple[PeerInfo, ...]:
-    """Peers that may relay: bootstrap nodes do, and so may whoever else serves the directory."""
+def _relays(settings: Settings, dht: Dht) -> RelaysKnown:
     plain = [text for text in settings.bootstrap if not text.startswith("/dnsaddr/")]  # those come with the directory
-    return (*(PeerInfo(peer_id, (address,)) for address, peer_id in map(split_peer, plain)), *dht.peers())
+    named = [PeerInfo(peer_id, (address,)) for address, peer_id in map(split_peer, plain)]
+    return RelaysKnown([*named, *dht.upkeep.bootstrap_peers], dht.peers())
 
 
 def _overlay(host: OverlayHost, dht: Dht, reach: Reach, mapper: PortMapper | None) -> OverlayShape:
@@ -247,6 +258,7 @@ def _overlay(host: OverlayHost, dht: Dht, reach: Reach, mapper: PortMapper | Non
         "listen": list(host.listen_addresses()),
         "connections": len(host.connections()),
         "directory_peers": len(dht.peers()),
+        "directory_mode": dht.mode,
         "reachability": {
             "reachable": status.reachable.value,
             "relay_policy": status.policy.value,

@@ -5,6 +5,7 @@ Settings come from, in this order: options, environment, `config.toml` in the ho
     listen = ["/ip4/0.0.0.0/tcp/4001"]
     bootstrap = ["/ip4/192.0.2.1/tcp/4001/p2p/12D3Koo..."]
     relay = "fallback"
+    directory = "auto"
     lan = true
 """
 
@@ -19,6 +20,7 @@ from typing import Any, Final
 
 from p2pe.core.addresses import host_port
 from p2pe.core.paths import RelayPolicy
+from p2pe.core.serving import ServingChoice
 from p2pe.errors import StorageError, UsageError
 from p2pe.identity.devices import DeviceList, device_list, parse_device_key
 from p2pe.identity.home import Home
@@ -31,6 +33,7 @@ from p2pe.overlay.world import real_world
 
 DEFAULT_LISTEN: Final = (Address("/ip4/0.0.0.0/tcp/0"), Address("/ip6/::/tcp/0"))
 CONFIG_NAME: Final = "config.toml"
+_NAMES: Final = ("listen", "bootstrap", "relay", "directory", "lan")
 SEALED: Final = "passphrase"
 UNSEALED: Final = "file mode"
 
@@ -43,6 +46,7 @@ class Settings:
     listen: tuple[Address, ...] = ()
     bootstrap: tuple[str, ...] = ()  # multiaddrs with /p2p
     relay: RelayPolicy = RelayPolicy.FALLBACK
+    directory: ServingChoice = ServingChoice.AUTO  # whether others find addresses through this node
     lan: bool = True  # ask the router for a port, and look for contacts on the local network
 
 
@@ -87,6 +91,7 @@ def settings_for(
     listen: tuple[str, ...],
     bootstrap: tuple[str, ...],
     relay: str | None,
+    directory: str | None = None,
     environment: Mapping[str, str],
 ) -> Settings:
     """Raises UsageError naming what can't be used, and where it came from. Empty or None: not given."""
@@ -95,11 +100,17 @@ def settings_for(
     chosen_relay = relay or _text(stored, "relay") or RelayPolicy.FALLBACK.value
     if chosen_relay not in tuple(RelayPolicy):
         raise UsageError(f"relay is {chosen_relay!r}; choose fallback, never or only")
+    chosen_directory = directory or _text(stored, "directory") or ServingChoice.AUTO.value
+    if chosen_directory not in tuple(ServingChoice):
+        raise UsageError(f"directory is {chosen_directory!r}; choose auto, client or server")
+    if chosen_directory == ServingChoice.SERVER and chosen_relay == RelayPolicy.ONLY:
+        raise UsageError("directory = server shows this machine's address to everybody, and relay = only hides it")
     return Settings(
         home=home,
         listen=tuple(_listen_address(each) for each in listen or _texts(stored, "listen")),
         bootstrap=tuple(_bootstrap(each) for each in bootstrap or from_environment or _texts(stored, "bootstrap")),
         relay=RelayPolicy(chosen_relay),
+        directory=ServingChoice(chosen_directory),
         lan=_truth(stored, "lan", default=True),
     )
 
@@ -132,9 +143,9 @@ def _read_config(path: Path) -> dict[str, Any]:
         raise StorageError(f"can't read {path}: {error.strerror or error}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} isn't TOML: {error}") from None
-    unknown = sorted(set(found) - {"listen", "bootstrap", "relay", "lan"})
+    unknown = sorted(set(found) - set(_NAMES))
     if unknown:
-        raise UsageError(f"{path} has {unknown[0]!r}, which means nothing here; listen, bootstrap, relay and lan do")
+        raise UsageError(f"{path} has {unknown[0]!r}, which means nothing here; {', '.join(_NAMES)} do")
     return found
 
 

@@ -193,6 +193,12 @@ KAD_JOIN_GRACE: Final = 0.5  # seconds after the first answer for the others: so
 KAD_MAX_SEEDS: Final = 64  # persisted peers and bootstrap addresses tried in one attempt to join
 KAD_PERSISTED_PEERS: Final = 40
 SIGNATURES_REMEMBERED: Final = 512  # of records, 0.7 KiB each: twenty storers answer with the same one
+KAD_STORE_PERSON: Final = 8_192  # records that a person's node keeps for others: 8 MiB
+SERVE_AFTER: Final = 1_200.0  # seconds reachable without a break before a person's node serves: three dial-backs
+SERVE_AFTER_MAX: Final = 8 * 3_600.0  # the same after it was short-lived several times: doubled each time
+SERVE_STEADY: Final = 6 * 3_600.0  # seconds of serving that weren't short-lived
+SERVE_LINGER: Final = 30.0  # seconds unreachable before it stops: a change of network is proved anew within a few
+SERVE_ROUND_TRIP_MAX: Final = 1.0  # seconds: whoever asks gives up after KAD_QUERY_TIMEOUT, three round trips
 KAD_REQUESTS_PER_SECOND: Final = 50  # a peer; an honest lookup sends fewer than 10 to one server
 
 # --- overlay ---
@@ -286,6 +292,7 @@ RELAY_RETRY_MAX: Final = 120.0
 RELAY_FAILURE_SECONDS: Final = 600.0  # a link that broke counts against its relay so long
 RELAY_FAILURES_DOUBTED: Final = 3  # within that time, until another relay is taken: one contact's bad line mustn't do
 RELAY_STANDINGS: Final = 256  # relays of which failures are remembered, ours and contacts'
+RELAY_NOT_ONE_SECONDS: Final = 3_600.0  # until a server that said it doesn't relay is asked again
 RELAY_DRAIN_SECONDS: Final = 30.0  # circuits may end by themselves this long when a relay stops
 PUNCH_ROUNDS: Final = 3  # DCUtR specification: one attempt and two retries
 PUNCH_ROUND_SECONDS: Final = 2.5  # a simultaneous open succeeds within two round trips or not at all

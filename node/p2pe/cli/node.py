@@ -103,6 +103,15 @@ def run(
             show_default=False,
         ),
     ] = None,
+    directory: Annotated[
+        str | None,
+        typer.Option(
+            "--directory",
+            help="auto: help others find each other while this machine can be reached from outside (default). "
+            "client: never. server: always.",
+            show_default=False,
+        ),
+    ] = None,
     passphrase_file: PassphraseFileOption = None,
     log_level: Annotated[str, typer.Option("--log-level", help="debug, info, warning or error.")] = "info",
     log_json: Annotated[bool, typer.Option("--log-json", help="Log JSON lines even on a terminal.")] = False,
@@ -119,6 +128,7 @@ def run(
         listen=tuple(listen or ()),
         bootstrap=tuple(bootstrap or ()),
         relay=relay,
+        directory=directory,
         environment=os.environ,
     )
     sys.exit(run_process(settings, passphrase_file, log_level=log_level, log_json=log_json or None))
@@ -132,6 +142,9 @@ def status(home: HomeOption = None, as_json: JsonOption = False) -> None:
         output.emit_json(answer)
         return
     _show_status(answer)
+
+
+_DIRECTORY: Final = {"server": "served to others", "client": "asked, not served"}
 
 
 def _show_status(answer: StatusAnswer) -> None:
@@ -151,6 +164,7 @@ def _show_status(answer: StatusAnswer) -> None:
             ("home", answer["home"]),
             ("keys", "sealed" if answer["key_protection"] == "passphrase" else "not sealed (mode 0600)"),
             ("network", reach),
+            ("directory", _DIRECTORY[overlay["directory_mode"]]),
             ("reached", _reached(overlay["reachability"])),
             ("router", _router(overlay["reachability"])),
             ("port", _mapped_port(overlay["reachability"])),

@@ -218,6 +218,7 @@ class OverlayShape(TypedDict):
     listen: list[str]
     connections: int
     directory_peers: int
+    directory_mode: str  # client, or server while others are served
     reachability: ReachabilityShape
 
 

@@ -40,10 +40,12 @@ class Verdicts:
         votes.pop(server_subnet, None)
         votes[server_subnet] = is_reachable
         self._by_address[address] = votes
-        self._checked_at[address] = now
+        if is_reachable or True not in votes.values():  # else: it was open once, and another is to be asked at once
+            self._checked_at[address] = now
         while len(self._by_address) > _MAX_ADDRESSES:
             oldest = next(iter(self._by_address))
-            del self._by_address[oldest], self._checked_at[oldest]
+            del self._by_address[oldest]
+            self._checked_at.pop(oldest, None)
 
     def verdict(self, address: Address) -> Reachable:
         votes = self._by_address.get(address, {})

@@ -30,6 +30,10 @@ RANK: Final = {PathKind.LAN: 0, PathKind.DIRECT: 1, PathKind.PUNCHED: 1, PathKin
 STREAM_ERRORS: Final = (trio.BrokenResourceError, trio.ClosedResourceError)
 
 
+class NotSpoken(Unreachable):
+    """The peer is there, and has said that it doesn't speak the protocol."""
+
+
 @dataclass(frozen=True, slots=True)
 class Shared:
     """What all connections of a host share."""
@@ -138,7 +142,7 @@ class HostConnection:
                 muxed = None
                 return stream
         except multistream.NotSupported:
-            raise Unreachable(f"{self._remote_peer} doesn't speak {protocol}") from None
+            raise NotSpoken(f"{self._remote_peer} doesn't speak {protocol}") from None
         except trio.TooSlowError:
             raise Unreachable(f"{self._remote_peer} didn't answer when asked for {protocol}") from None
         except RemoteError as error:

@@ -91,6 +91,7 @@ class Dht:
         bootstrap: Sequence[str],
         seeds: Sequence[PeerInfo],
         asn_of: AsnMap | None,
+        max_records: int,
     ) -> None:
         self._host = host
         self._world = world
@@ -98,7 +99,7 @@ class Dht:
         self._mode: Mode = mode
         self.local = Node(host.peer_id, location_of(host.peer_id))
         self.table = RoutingTable(self.local)
-        self.store = RecordStore(check_record, world.entropy(32))
+        self.store = RecordStore(check_record, world.entropy(32), max_records=max_records)
         self._timeouts = Timeouts(host.pace)
         self.client = KadClient(host, self._timeouts)
         self.stability = Stability()
@@ -117,6 +118,8 @@ class Dht:
 
     def set_mode(self, mode: Mode) -> None:
         """Serves or stops serving. A node serves only while strangers can reach it."""
+        if mode == "server" and self._mode == "client":
+            self.upkeep.introduce()
         self._mode = mode
         self.client.lingers = mode == "server"
         self.client.idle_seconds = config.KAD_STREAM_IDLE if mode == "client" else config.KAD_SERVER_STREAM_IDLE
@@ -421,6 +424,7 @@ async def open_dht(
     bootstrap: Sequence[str] = (),
     seeds: Sequence[PeerInfo] = (),
     asn_of: AsnMap | None = None,
+    max_records: int = config.KAD_STORE_MAX_RECORDS,
 ) -> AsyncIterator[Dht]:
     """A DHT on `host`, joining in the background for as long as it takes.
 
@@ -429,7 +433,7 @@ async def open_dht(
     """
     for text in bootstrap:
         check_bootstrap(text)
-    dht = Dht(host, world, mode, bootstrap, seeds, asn_of)
+    dht = Dht(host, world, mode, bootstrap, seeds, asn_of, max_records)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(dht.upkeep.run)
         try:

@@ -221,10 +221,10 @@ class OverlayHost:
             raise Unreachable("an inbound connection failed its handshake")
         return await self._start_connection(Dialled(upgraded, path, raw.local, remote))
 
-    async def identify(self, connection: HostConnection) -> Identity:
-        """What the peer says about itself, asked once a connection. Raises Unreachable."""
+    async def identify(self, connection: HostConnection, *, anew: bool = False) -> Identity:
+        """What the peer says about itself, asked once a connection, or `anew`. Raises Unreachable."""
         async with connection.identifying:
-            if connection.identity is None:
+            if connection.identity is None or anew:
                 connection.identity = await self._ask_identity(connection)
         return connection.identity
 

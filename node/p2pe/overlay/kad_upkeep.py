@@ -49,6 +49,8 @@ class Upkeep:
         self._emptied = trio.Event()
         self._refreshed_at: float | None = None
         self._pause = config.KAD_MAINTENANCE_FIRST
+        self.bootstrap_peers: tuple[PeerInfo, ...] = ()  # as addresses resolved when they were last tried
+        self._introductions: list[float] = []  # when neighbours are to be asked, so that they dial us back
         self.joined = trio.Event()
 
     def refreshed_ago(self) -> float | None:
@@ -109,11 +111,14 @@ class Upkeep:
         answered, or KAD_JOIN_GRACE has passed since the first one did: a single one that names nobody, or none but
         its like, would be all we know."""
         candidates = [*self._seeds, *(node.info for node in self._dht.table.due_for_check(0.0, float("inf")))]
+        resolved: list[PeerInfo] = []
         for text in self._bootstrap:
             try:
-                candidates.extend(await resolve_bootstrap(text))
+                resolved.extend(await resolve_bootstrap(text))
             except (OSError, UsageError) as error:
                 log.info("bootstrap address can't be resolved", reason=str(error))
+        self.bootstrap_peers = tuple(resolved[: config.KAD_MAX_SEEDS])
+        candidates.extend(resolved)
         known = {self._host.peer_id, *(node.peer_id for node in self._dht.table.nodes())}
         order = [p for p in distinct(candidates) if p.peer_id not in known]
         order.sort(key=lambda _: self._world.entropy(8))
@@ -163,6 +168,13 @@ class Upkeep:
             await self._emptied.wait()
         self._pause = min(2 * self._pause, config.KAD_MAINTENANCE)
 
+    def introduce(self) -> None:
+        """We have begun to serve, or are elsewhere: neighbours learn it by being asked. Once now, and once when those
+        who looked lately, and met a client, look again."""
+        now = trio.current_time()
+        self._introductions = [now, now + 1.1 * config.KAD_VERIFY_RETRY]
+        self._emptied.set()
+
     def peer_failed(self) -> None:
         """Told after each failure: with the last peer gone, joining starts again at once."""
         if not self._dht.table.has_healthy and (self._bootstrap or self._seeds):
@@ -176,7 +188,10 @@ class Upkeep:
     async def maintain(self) -> None:
         """Asks peers not heard of for long whether they live, and looks into buckets that have gone quiet."""
         is_server = self._dht.mode == "server"
-        self._refreshed_at = trio.current_time()
+        self._refreshed_at = now = trio.current_time()
+        if is_server and self._introductions and self._introductions[0] <= now:
+            del self._introductions[0]
+            await self._look_around()
         if not is_server and len(self._dht.table) >= config.KAD_CLIENT_ENOUGH:
             await self.check_peers(config.KAD_CLIENT_CHECK)
             return
@@ -268,8 +283,11 @@ class Upkeep:
 
     async def _verify(self, connection: HostConnection) -> None:
         """A peer becomes known to others only after it answered us at an address it listens on."""
+        was_asked = connection.identity is not None
         try:
             identity = await self._host.identify(connection)
+            if was_asked and config.KAD_PROTOCOL not in identity.protocols:  # it may have begun to serve since
+                identity = await self._host.identify(connection, anew=True)
         except Unreachable:
             self._try_again_soon(connection.remote_peer)  # it hung up before its turn came: nothing was dialled yet
             raise

@@ -39,6 +39,14 @@ class ReachStatus:
     relays: tuple[tuple[PeerId, Address], ...]  # reservations held, each with an address of the relay
 
 
+@dataclass(frozen=True, slots=True)
+class RelaysKnown:
+    """Peers that may relay and dial back: bootstrap nodes, and whoever else serves the directory."""
+
+    likely: Sequence[PeerInfo]
+    others: Sequence[PeerInfo] = ()
+
+
 class Reach:
     """Made by `open_reach`."""
 
@@ -46,7 +54,7 @@ class Reach:
         self,
         host: OverlayHost,
         policy: RelayPolicy,
-        relays: Callable[[], Sequence[PeerInfo]],
+        relays: Callable[[], RelaysKnown],
         relay: RelayClient | None,
         puncher: Puncher | None,
     ) -> None:
@@ -55,32 +63,44 @@ class Reach:
         self._relays = relays
         self.relay = relay
         self.puncher = puncher
-        self.reachability = None if policy is RelayPolicy.ONLY else Reachability(host, on_verdict=self._decide)
+        self.is_public = False  # strangers can dial an IPv4 address that stays open
+        self.public_changed = trio.Event()  # set, and replaced, at each change of that
+        self.reachability = (
+            None if policy is RelayPolicy.ONLY else Reachability(host, on_verdict=self._decide, servers=self.candidates)
+        )
         self.settled = relay.settled if relay is not None else trio.Event()  # records may go out: see RelayClient
         if relay is None:
             self.settled.set()
         self._decide()
 
     def candidates(self) -> tuple[PeerInfo, ...]:
-        """Relays in the order in which to ask: those we are connected to, then by a distance from our own peer id, so
-        that nodes spread over the relays that there are."""
+        """Relays in the order in which to ask: bootstrap nodes before other servers, which may be people's; those we
+        are connected to, then by a distance from our own peer id, so that nodes spread over the relays there are."""
         own = bytes(self._host.peer_id)
 
-        def order(peer: PeerInfo) -> tuple[bool, bytes]:
+        def order(peer: PeerInfo) -> tuple[bool, bool, bytes]:
             far = bytes(a ^ b for a, b in zip(reversed(own), reversed(peer.peer_id), strict=False))
-            return not self._host.connections(peer.peer_id), far
+            return peer.peer_id not in likely, not self._host.connections(peer.peer_id), far
 
-        return tuple(sorted(distinct(self._relays()), key=order))
+        found = self._relays()
+        likely = {peer.peer_id for peer in found.likely}
+        return tuple(sorted(distinct([*found.likely, *found.others]), key=order))
 
     def _decide(self) -> None:
-        """Whether reservations are to be held. A port that only the router's memory of our packets keeps open doesn't
-        make them needless: the proved address must be an interface's own, or one that a router was asked for."""
-        if self.relay is None:
-            return
+        """Whether strangers can dial us, and so whether reservations are to be held. A port that only the router's
+        memory of our packets keeps open doesn't count: the proved address must be an interface's own, or one that a
+        router was asked for."""
         own = self._host.addresses_without(VERIFIED, RELAYED)
         proved = self.reachability.status().addresses if self.reachability is not None else ()
         is_public = any(a.startswith("/ip4/") for a in proved if a in own)
-        relays = [a for peer in self._relays() for a in peer.addresses]
+        if is_public is not self.is_public:
+            self.is_public = is_public
+            self.public_changed.set()
+            self.public_changed = trio.Event()
+        if self.relay is None:
+            return
+        found = self._relays()
+        relays = [a for peer in [*found.likely, *found.others] for a in peer.addresses]
         is_one_machine = bool(own and relays) and all(map(is_loopback, [*own, *relays]))
         self.relay.want(self._policy is RelayPolicy.ONLY or not (is_public or is_one_machine))
 
@@ -102,9 +122,7 @@ class Reach:
 
 
 @asynccontextmanager
-async def open_reach(
-    host: OverlayHost, policy: RelayPolicy, relays: Callable[[], Sequence[PeerInfo]]
-) -> AsyncIterator[Reach]:
+async def open_reach(host: OverlayHost, policy: RelayPolicy, relays: Callable[[], RelaysKnown]) -> AsyncIterator[Reach]:
     """Keeps the node reachable while the block runs. `relays`: peers that may relay, as far as they are known now."""
     if policy is RelayPolicy.NEVER:
         reach = Reach(host, policy, relays, None, None)

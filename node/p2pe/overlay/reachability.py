@@ -6,7 +6,7 @@ Runs beside a node's host: whenever addresses change, and every so often, it ask
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -18,10 +18,10 @@ from p2pe.core.addresses import is_public, subnet_of
 from p2pe.core.observed import NatKind
 from p2pe.core.reachability import Reachable, Verdicts
 from p2pe.errors import Unreachable
-from p2pe.model import Address, PathKind
+from p2pe.model import Address, PathKind, PeerInfo
 from p2pe.overlay.autonat import DIAL_REQUEST, AutonatClient
 from p2pe.overlay.connection import HostConnection
-from p2pe.overlay.connections import Connected, HostEvent, NetworkChanged
+from p2pe.overlay.connections import Connected, Disconnected, HostEvent, NetworkChanged
 from p2pe.overlay.host import OverlayHost
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ log = structlog.get_logger(__name__)
 
 TAG: Final = "verified"
 _MAX_SERVERS: Final = 4  # asked in one round
+_MAX_TRIED: Final = 6  # connected to for a round where none is connected
 _MAX_QUESTIONS: Final = 3  # of one server in one round: half of what it allows in a minute
 _SETTLE_SECONDS: Final = 1.0  # after a change, before asking: several changes come together
 
@@ -53,13 +54,16 @@ class Reachability:
         host: OverlayHost,
         checkable: Callable[[Address], bool] = is_public,
         on_verdict: Callable[[], None] = lambda: None,
+        servers: Callable[[], Sequence[PeerInfo]] = tuple,
     ) -> None:
-        """`on_verdict` is called after each round of checks, and when they are forgotten."""
+        """`on_verdict` is called after each round of checks, and when they are forgotten. `servers`: who may be
+        connected to and asked where too few are connected anyway, likeliest first."""
         self._host = host
         self._client = AutonatClient(host)
         self._verdicts = Verdicts()
         self._checkable = checkable
         self._on_verdict = on_verdict
+        self._others = servers
 
     def status(self) -> ReachabilityStatus:
         now = trio.current_time()
@@ -97,22 +101,58 @@ class Reachability:
         """Returns when other addresses are to be checked than `before`, or, unless settled, at a new connection."""
         while self.candidates() == before:
             event = await events.receive()
-            if isinstance(event, NetworkChanged):
+            if isinstance(event, Disconnected) or (isinstance(event, Connected) and settled):
+                continue
+            moved = isinstance(event, NetworkChanged)
+            if moved:
                 self.network_changed()
             await trio.sleep(_SETTLE_SECONDS)
-            if isinstance(event, NetworkChanged):
+            if self._drain(events) and not moved:
+                moved = True
+                self.network_changed()
+            if moved or (isinstance(event, Connected) and event.connection.is_dialer):
                 return
-            if not settled and isinstance(event, Connected) and event.connection.is_dialer:
-                return
+
+    @staticmethod
+    def _drain(events: trio.MemoryReceiveChannel[HostEvent]) -> bool:
+        """Takes what has come meanwhile; whether we are on another network."""
+        moved = False
+        while events.statistics().current_buffer_used:
+            moved = isinstance(events.receive_nowait(), NetworkChanged) or moved
+        return moved
 
     async def check_once(self) -> None:
         """One round: each server is asked about the addresses that need it most."""
-        for connection in await self._servers():
-            now = trio.current_time()
-            wanted = self._verdicts.to_check(self.candidates(), now, config.REACHABILITY_INTERVAL)
-            for address in wanted[:_MAX_QUESTIONS]:
-                await self._ask(connection, address)
+        servers = await self._servers()
+        for connection in servers:
+            await self._ask_about(connection, self._wanted())
+        if len(servers) < config.REACHABILITY_AGREEMENT:
+            await self._ask_others({subnet_of(each.remote_address) for each in servers})
         self._announce()
+
+    def _wanted(self) -> tuple[Address, ...]:
+        return self._verdicts.to_check(self.candidates(), trio.current_time(), config.REACHABILITY_INTERVAL)
+
+    async def _ask_about(self, connection: HostConnection, addresses: Sequence[Address]) -> None:
+        for address in addresses[:_MAX_QUESTIONS]:
+            await self._ask(connection, address)
+
+    async def _ask_others(self, asked: set[bytes | None]) -> None:
+        """Connects to servers for it, until nothing is open or enough were asked: whoever is reached well needs no
+        relay, and is connected to nobody for hours."""
+        for peer in self._others()[:_MAX_TRIED]:
+            if len(asked) >= config.REACHABILITY_AGREEMENT or not (wanted := self._wanted()):
+                return
+            try:
+                connection = await self._host.connect(peer)
+                identity = await self._host.identify(connection)
+            except Unreachable:
+                continue
+            subnet = subnet_of(connection.remote_address)
+            if subnet not in asked and connection.path is not PathKind.RELAYED and DIAL_REQUEST in identity.protocols:
+                asked.add(subnet)
+                await self._ask_about(connection, wanted)
+            connection.close_if_unused()
 
     async def _ask(self, connection: HostConnection, address: Address) -> None:
         try:

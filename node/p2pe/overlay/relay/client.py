@@ -21,7 +21,7 @@ from p2pe.core.patience import patience
 from p2pe.core.relay_standing import RelayStanding
 from p2pe.errors import RemoteError, Unreachable
 from p2pe.model import Address, PathKind, PeerId, PeerInfo
-from p2pe.overlay.connection import STREAM_ERRORS, HostConnection
+from p2pe.overlay.connection import STREAM_ERRORS, HostConnection, NotSpoken
 from p2pe.overlay.connections import Connected, Disconnected, HostEvent, NetworkChanged
 from p2pe.overlay.host import OverlayHost
 from p2pe.overlay.relay.voucher import check_voucher
@@ -258,7 +258,7 @@ class RelayClient:
             await self.reserve(relay)
             backoff.succeeded(relay.peer_id)
         except Unreachable as error:
-            backoff.failed(relay.peer_id)
+            backoff.failed(relay.peer_id, config.RELAY_NOT_ONE_SECONDS if isinstance(error, NotSpoken) else 0.0)
             log.info("no reservation", reason=str(error))
         finally:
             del self._asking[relay.peer_id]
@@ -295,6 +295,8 @@ class RelayClient:
     async def _open(self, connection: HostConnection) -> MessageStream:
         try:
             return MessageStream(await connection.open_stream(HOP_PROTOCOL))
+        except NotSpoken as error:
+            raise NotSpoken(f"not a relay: {error}") from None
         except Unreachable as error:
             raise Unreachable(f"not a relay, or it is gone: {error}") from None
 
@@ -374,9 +376,10 @@ class _Backoff:
     def forget(self) -> None:
         self._failures.clear()
 
-    def failed(self, peer: PeerId) -> None:
+    def failed(self, peer: PeerId, least: float = 0.0) -> None:
+        """`least`: seconds that it isn't asked again anyway."""
         count = self._failures.get(peer, (0, 0.0))[0] + 1
-        wait = min(config.RELAY_RETRY_MAX, config.RELAY_RETRY_FIRST * 2.0 ** (count - 1))
+        wait = max(least, min(config.RELAY_RETRY_MAX, config.RELAY_RETRY_FIRST * 2.0 ** (count - 1)))
         jitter = 1.0 + config.RETRY_JITTER * (self._entropy(1)[0] / 127.5 - 1.0)
         self._failures[peer] = (min(count, 16), trio.current_time() + wait * jitter)
 
