@@ -213,7 +213,7 @@ class _Planner:
         for _ in range(DRAWS):
             at = _between(random, rule.at)
             until = at if rule.kind in INSTANT else round(at + _between(random, rule.lasts), 3)
-            targets, shaky = self._targets(rule, random, at)
+            targets, shaky = self._targets(rule, random, at, until)
             if not shaky:
                 break
         bounds = {
@@ -228,8 +228,8 @@ class _Planner:
                 self._cut.setdefault(name, []).append((at, until))
         return (rule.kind, at, until, tuple(targets), params) if targets else None
 
-    def _targets(self, rule: FaultRule, random: Random, at: float) -> tuple[list[str], bool]:
-        """Whom the fault strikes at that moment; True when it might find nothing to strike."""
+    def _targets(self, rule: FaultRule, random: Random, at: float, until: float) -> tuple[list[str], bool]:
+        """Whom the fault strikes; True when it might find nothing to strike, or leave nothing for another one."""
         everybody = list(self.scenario.members(rule.who))
         count = len(everybody)
         if rule.count is not None:
@@ -239,18 +239,22 @@ class _Planner:
         chosen = random.sample(everybody, len(everybody))
         if rule.kind in DOWN:
             return sorted(chosen[:count], key=everybody.index), False
-        chosen.sort(key=lambda name: self._shaky(name, at))
+        cuts_until = until if rule.kind in CUTTING else at
+        chosen.sort(key=lambda name: self._shaky(name, at, cuts_until))
         targets = chosen[:count]
-        return sorted(targets, key=everybody.index), any(self._shaky(name, at) for name in targets)
+        return sorted(targets, key=everybody.index), any(self._shaky(name, at, cuts_until) for name in targets)
 
-    def _shaky(self, name: str, at: float) -> int:
-        """0: the node runs then, and has had connections for a while; 1: it may have none; 2: it is down, or about
-        to be."""
+    def _shaky(self, name: str, at: float, cuts_until: float) -> int:
+        """0: the node runs then, and has had connections for a while, as it will have when it is cut off next; 1: it may
+        have none; 2: it is down, or about to be."""
         for begin, end in self._down.get(name, ()):
             if begin - UP_AT_LEAST < at < end + UP_AT_LEAST:
                 return 2
-        spans = (*self._down.get(name, ()), *self._cut.get(name, ()), (0.0, self._alone[name]))
-        return int(any(begin - UP_AT_LEAST < at < end + SETTLED for begin, end in spans))
+        spans = (*self._down.get(name, ()), (0.0, self._alone[name]))
+        if any(begin - UP_AT_LEAST < at < end + SETTLED for begin, end in spans):
+            return 1
+        cuts = self._cut.get(name, ())
+        return int(any(begin - SETTLED < cuts_until and at < end + SETTLED for begin, end in cuts))
 
     def _take_down(self, name: str, at: float, until: float) -> bool:
         """Notes that the node is down; False when it would be down already, or has hardly come back."""

@@ -5,14 +5,14 @@ from __future__ import annotations
 import subprocess
 import sys
 import zipfile
-from itertools import pairwise
+from itertools import pairwise, permutations
 from pathlib import Path
 
 import pytest
 from p2pe.errors import UsageError
 from p2pe_sim.explain import explained, plan_lines
 from p2pe_sim.plan import FaultKind, Plan
-from p2pe_sim.planning import DAY, DOWN, SETTLED, plan_of
+from p2pe_sim.planning import CUTTING, DAY, DOWN, SETTLED, plan_of
 from p2pe_sim.scenario import load_scenario, read_scenario, shipped
 from sim_kit import PEOPLE, people
 
@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 NAMES = {
     "home-users", "mobile-flapping", "relay-partition", "bootstrap-outage", "mass-restart", "reinstall-story",
     "slow-links", "clock-skew", "hostile-relay", "hostile-dht", "invite-storm", "ten-thousand",
-    "satellite", "bad-days",
+    "satellite", "bad-days", "quiet-hours",
 }  # fmt: skip
 _TWO = '[[nodes]]\nname="b"\nrole="bootstrap"\n[[nodes]]\nname="p"\ncount=2\n'
 
@@ -139,6 +139,19 @@ def test_faults_of_the_network_strike_nodes_that_have_paired() -> None:
                 struck += fault.at > paired + SETTLED
                 assert fault.at > paired + SETTLED or fault.at < 60, (seed, fault)  # early ones may find nobody
     assert struck > 200
+
+
+def test_a_node_that_was_cut_off_has_connections_again_before_the_next_cut() -> None:
+    """A reset that finds nothing to reset makes a run vacuous."""
+    seen = 0
+    for name in ("invite-storm", "home-users", "bad-days"):
+        for seed in range(100):
+            cuts = [fault for fault in plan_of(load_scenario(name), seed).faults if fault.kind in CUTTING]
+            seen += len(cuts)
+            for one, other in permutations(cuts, 2):
+                if set(one.targets) & set(other.targets):
+                    assert not one.at <= other.at <= one.until + SETTLED, (name, seed, one, other)
+    assert seen > 1_000
 
 
 def test_worlds_begin_at_any_hour() -> None:
