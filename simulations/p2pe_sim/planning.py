@@ -245,7 +245,7 @@ class _Planner:
         return sorted(targets, key=everybody.index), any(self._shaky(name, at, cuts_until) for name in targets)
 
     def _shaky(self, name: str, at: float, cuts_until: float) -> int:
-        """0: the node runs then, and has had connections for a while, as it will have when it is cut off next; 1: it may
+        """0: the node runs then, has had connections for a while, and will have some when it is cut off next; 1: it may
         have none; 2: it is down, or about to be."""
         for begin, end in self._down.get(name, ()):
             if begin - UP_AT_LEAST < at < end + UP_AT_LEAST:
