@@ -73,8 +73,9 @@ class Candidate:
 
 @dataclass(slots=True)
 class _Path:
-    candidates: dict[int, Candidate]  # by distance
+    named: dict[int, tuple[Node, int]]  # by distance: who was named, and in which round to ask
     distances: list[int]  # theirs, ascending
+    candidates: dict[int, Candidate]  # by distance: those of them that this path has asked
     in_flight: int = 0
     pending: Candidate | bool | None = None  # what `_pending` said last; None once that may have changed
 
@@ -104,7 +105,7 @@ class Lookup:
         self._quiet_until = float("-inf")  # no time-out changes anything before
         nearest = sorted(seeds, key=lambda node: node.location ^ target)
         width = max(1, min(paths, len(nearest)))
-        self._paths = [_Path({}, []) for _ in range(width)]
+        self._paths = [_Path({}, [], {}) for _ in range(width)]
         self._alpha = max(1, alpha * paths // width)
         self._width = max(2, -(-count // width))
         self._asked: dict[PeerId, tuple[Candidate, _Path]] = {}
@@ -149,6 +150,7 @@ class Lookup:
     def _ask(self, candidate: Candidate, path: _Path, now: float) -> None:
         node = candidate.node
         candidate.stage, candidate.asked_at = _ASKED, now
+        path.candidates[candidate.distance] = candidate
         path.in_flight += 1
         self._asked[node.peer_id] = self._awaited[node.peer_id] = candidate, path
         self._networks.add(node.groups)
@@ -189,11 +191,10 @@ class Lookup:
         if not self._awaited:
             self._quiet_until = float("-inf")
             return None
-        patience, limit = self._timeouts.patience, self._timeouts.limit
-        earliest = self._deadline
+        patience, earliest = self._timeouts.patience, self._deadline
         for candidate, _ in self._awaited.values():
             is_new = candidate.stage is _ASKED
-            earliest = min(earliest, candidate.asked_at + (patience if is_new else limit))
+            earliest = min(earliest, candidate.asked_at + (patience if is_new else self._timeouts.limit))
             if is_new:
                 break  # those after it were asked no earlier
         self._quiet_until = earliest
@@ -210,8 +211,8 @@ class Lookup:
         rank: list[tuple[bool, int, Node]] = []
         share = max(1, count // (len(self._paths) + 1))
         for path in self._paths:
-            named = [path.candidates[distance] for distance in path.distances]
-            mine = [c for c in named if c.stage is _ANSWERED and self._is_claimed_by(c, path)]
+            asked = [path.candidates[distance] for distance in path.distances if distance in path.candidates]
+            mine = [candidate for candidate in asked if candidate.stage is _ANSWERED]
             rank.extend((place >= share, c.distance, c.node) for place, c in enumerate(mine))
         rank.sort(key=lambda item: item[:2])
         chosen = diverse([node for _, _, node in rank], count)
@@ -226,27 +227,23 @@ class Lookup:
         found = self._asked.get(peer_id)
         return None if found is None else found[0].depth
 
-    def _is_claimed_by(self, candidate: Candidate, path: _Path) -> bool:
-        found = self._asked.get(candidate.node.peer_id)
-        return found is not None and found[1] is path
-
     def _offer(self, path: _Path, nodes: Sequence[Node], depth: int) -> None:
-        candidates, distances, asked = path.candidates, path.distances, self._asked
+        named, distances, asked = path.named, path.distances, self._asked
         target, local = self.target, self._local
         limit = distances[-1] if len(distances) >= KAD_PATH_CANDIDATES else _FARTHEST
         fresh = []
         for node in nodes:
             distance = node.location ^ target
-            if distance < limit and distance not in candidates:
+            if distance < limit and distance not in named:
                 peer_id = node.peer_id
                 if peer_id not in asked and peer_id != local:
-                    candidates[distance] = Candidate(node, distance, depth)
+                    named[distance] = node, depth
                     fresh.append(distance)
         if fresh:
             distances += fresh
             distances.sort()
             for distance in distances[KAD_PATH_CANDIDATES:]:
-                del candidates[distance]  # if it was asked, `_asked` remembers it
+                del named[distance]  # if it was asked, `_asked` remembers it
             del distances[KAD_PATH_CANDIDATES:]
             path.pending = None
 
@@ -264,25 +261,24 @@ class Lookup:
         waits = slow = False
         crowded: Candidate | bool = False
         width, reach, asked = self._width, self._reach, self._asked
-        candidates = path.candidates
         for distance in path.distances:
             if ahead >= width and distance >= reach:
                 return waits
-            candidate = candidates[distance]
-            stage = candidate.stage
-            if stage is _ANSWERED:
-                ahead += 1
-            elif stage is _NEW:
-                if candidate.node.peer_id in asked:
+            candidate = path.candidates.get(distance)
+            if candidate is None:
+                node, depth = path.named[distance]
+                if node.peer_id in asked:
                     continue
                 if len(asked) >= KAD_LOOKUP_MAX_REQUESTS:
                     return waits
-                if self._networks.admits(candidate.node.groups):
-                    return candidate
-                crowded = crowded or candidate
-            elif stage is _ASKED:
+                if self._networks.admits(node.groups):
+                    return Candidate(node, distance, depth)
+                crowded = crowded or Candidate(node, distance, depth)
+            elif candidate.stage is _ANSWERED:
+                ahead += 1
+            elif candidate.stage is _ASKED:
                 waits = True
-            elif stage is _SLOW:
+            elif candidate.stage is _SLOW:
                 slow = True  # worth waiting for when nobody is left to ask
                 waits = waits or self._is_thorough
         if ahead >= width:

@@ -41,7 +41,7 @@ class Entry:
 class Bucket:
     """At most k entries and k waiting, oldest first."""
 
-    __slots__ = ("entries", "groups", "healthy", "looked_at", "touched_at", "unseen_since", "waiting")
+    __slots__ = ("entries", "groups", "healthy", "looked_at", "touched_at", "waiting")
 
     def __init__(self) -> None:
         self.entries: dict[PeerId, Entry] = {}
@@ -49,7 +49,6 @@ class Bucket:
         self.groups: GroupCounter = bucket_counter()
         self.touched_at = float("-inf")  # the last answer from, or lookup into, this bucket
         self.looked_at = float("-inf")  # the last lookup into it
-        self.unseen_since = float("inf")  # all entries have answered since then; some may have later
         self.healthy: dict[int, Node] = {}  # those without failures, by location
 
     def nodes(self) -> list[Node]:
@@ -205,9 +204,7 @@ class RoutingTable:
         due: list[Entry] = []
         for _, bucket in self.buckets():
             entries = bucket.entries.values()
-            if now - bucket.unseen_since >= unseen_for or len(bucket.healthy) < len(entries):
-                due += [entry for entry in entries if entry.failures or now - entry.seen_at >= unseen_for]
-                bucket.unseen_since = min((entry.seen_at for entry in entries), default=float("inf"))
+            due += [entry for entry in entries if entry.failures or now - entry.seen_at >= unseen_for]
         due.sort(key=lambda entry: (not entry.failures, entry.seen_at))
         return [entry.node for entry in due]
 
@@ -255,7 +252,6 @@ class RoutingTable:
         node = entry.node
         bucket.waiting.pop(node.peer_id, None)
         bucket.entries[node.peer_id] = entry
-        bucket.unseen_since = min(bucket.unseen_since, entry.seen_at)
         if not entry.failures:
             bucket.healthy[node.location] = node
         bucket.groups.add(node.groups)

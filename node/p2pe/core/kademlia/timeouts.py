@@ -40,7 +40,8 @@ class Timeouts:
         """How long an answer may take before somebody else is asked as well."""
         if self._mean is None:
             return self.limit
-        return min(self.limit, max(KAD_MIN_TIMEOUT, self._mean + 4 * self._deviation))
+        wanted = max(KAD_MIN_TIMEOUT, self._mean + 4 * self._deviation)
+        return wanted if wanted <= KAD_QUERY_TIMEOUT else min(self.limit, wanted)  # the limit is no shorter
 
     @property
     def limit(self) -> float:
