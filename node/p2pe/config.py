@@ -272,6 +272,8 @@ ACCEPT_RETRY_SECONDS: Final = 0.1  # after the system refused a descriptor: some
 
 # --- relay (bootstrap nodes; circuit-v2) ---
 RELAY_RESERVATION_SECONDS: Final = 3_600
+RELAY_RESERVATION_LEAST: Final = 120.0  # a client believes in no shorter one: clocks differ
+RELAY_RESERVATION_MOST: Final = 7_200.0  # and in no longer one; js-libp2p grants so much
 RELAY_MAX_RESERVATIONS: Final = 1_024
 RELAY_MAX_RESERVATIONS_PER_SUBNET: Final = 32
 RELAY_MAX_CIRCUITS: Final = 512

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 from contextlib import AsyncExitStack, suppress
+from dataclasses import dataclass, replace
 from functools import partial
 
 import pytest
@@ -15,13 +16,25 @@ from p2pe import config
 from p2pe.core.addresses import host_port
 from p2pe.core.varint import delimit
 from p2pe.errors import RemoteError, Unreachable
-from p2pe.model import Address, PathKind, PeerInfo
+from p2pe.model import Address, Millis, PathKind, PeerInfo
 from p2pe.overlay.hostkey import HostKey
 from p2pe.overlay.relay.voucher import check_voucher, make_voucher
 from p2pe.overlay.relay.wire import HOP_PROTOCOL, STOP_PROTOCOL, MessageStream
-from p2pe.ports import Stream
+from p2pe.ports import Clock, Stream
 from p2pe.proto.circuit_pb2 import HopMessage, Peer, Status, StopMessage
 from relay_kit import circuits, client, relay, through_relay
+
+
+@dataclass
+class OffClock:
+    """Wall-clock time that is wrong by so many hours."""
+
+    right: Clock
+    hours: int
+
+    def now(self) -> Millis:
+        return Millis(self.right.now() + self.hours * 3_600_000)
+
 
 SECRET = b"the owls are not what they seem " * 64
 
@@ -233,7 +246,27 @@ async def test_keep_moves_from_a_relay_that_breaks_what_it_carries(nursery: trio
         nursery.cancel_scope.cancel()
 
 
-async def test_keep_refreshes_in_time_and_no_more_often(nursery: trio.Nursery) -> None:
+@pytest.mark.parametrize("hours", [-5, 5])
+async def test_a_clock_that_is_hours_off_neither_ends_a_reservation_nor_keeps_it(
+    hours: int, nursery: trio.Nursery
+) -> None:
+    """It is given by the relay's clock. Taken at its word it would be over at once, and asked for all the time; or be
+    renewed hours after it had ended."""
+    async with AsyncExitStack() as stack:
+        r, service = await relay(stack)
+        b, b_client = await client(stack)
+        b.world = replace(b.world, clock=OffClock(b.world.clock, hours))
+        nursery.start_soon(b_client.keep, lambda: (info(r),), 1)
+        await until(lambda: len(b_client.held) == 1)
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        assert service.metrics.reservations_granted == 1
+        left = b_client.held[0].refresh - trio.current_time()
+        assert 60 < left < config.RELAY_RESERVATION_SECONDS
+        nursery.cancel_scope.cancel()
+
+
+async def test_keep_refreshes_in_time_and_no_more_often(nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(config, "RELAY_RESERVATION_LEAST", 1.0)
     async with AsyncExitStack() as stack:
         r, service = await relay(stack, reservation_seconds=4)
         b, b_client = await client(stack)

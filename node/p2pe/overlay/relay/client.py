@@ -143,7 +143,8 @@ class RelayClient:
         connection = await self.connect_relay(relay)
         answer = await self._ask(connection, HopMessage(type=HopMessage.RESERVE))
         expire, now = answer.reservation.expire, trio.current_time()
-        seconds = max(0.0, float(expire - self._host.world.clock.now() // 1000))
+        seconds = float(expire - self._host.world.clock.now() // 1000)  # by two clocks, one of which may be hours off
+        seconds = min(max(seconds, config.RELAY_RESERVATION_LEAST), config.RELAY_RESERVATION_MOST)
         named = addresses_from_bytes(list(answer.reservation.addrs), config.MAX_ADDRESSES)
         suffix = f"/p2p/{relay.peer_id}"
         bases = dict.fromkeys(
@@ -164,7 +165,7 @@ class RelayClient:
             relay=relay.peer_id,
             addresses=tuple(Address(with_peer(a, relay.peer_id) + "/p2p-circuit") for a in usable)[:2],
             expires=now + seconds,
-            refresh=now + seconds * _REFRESH_AT,
+            refresh=now + min(seconds, config.RELAY_RESERVATION_SECONDS) * _REFRESH_AT,
             connection=connection,
             has_voucher=has_voucher,
         )
