@@ -138,6 +138,7 @@ async def run_node(
                 services, parts = _rooms(outside, connectivity, signals, couriers)
                 for name, work in {**parts, "rotation": rotator.run}.items():
                     await nursery.start(supervise, name, work)
+                nursery.start_soon(_look_again_when_moved, connectivity, couriers)
                 nursery.start_soon(_keep_peers, database, world, dht)
                 if control:
                     await nursery.start(supervise, "control", partial(serve, services, settings.home.socket))
@@ -280,6 +281,13 @@ def _own_reach(dht: Dht, reach: Reach) -> Own:
 def _servers(dht: Dht) -> tuple[str, ...]:
     """Directory servers that answer, as bootstrap addresses: for the links of a node that was given none."""
     return tuple(with_peer(peer.addresses[0], peer.peer_id) for peer in dht.peers() if peer.addresses)
+
+
+async def _look_again_when_moved(connectivity: Connectivity, couriers: Couriers) -> None:
+    """Who was out of reach may not be any more once our own addresses are others."""
+    while True:
+        await connectivity.addresses_changed.beyond(connectivity.addresses_changed.count)
+        couriers.look_again()
 
 
 async def _keep_peers(database: Database, world: World, dht: Dht) -> None:

@@ -83,6 +83,8 @@ SESSION_ATTEMPTS_PER_MINUTE: Final = 30
 # --- retrying (courier) ---
 RETRY_FIRST: Final = 0.5  # seconds
 RETRY_MAX: Final = 60.0  # seconds: somebody who comes online greets us anyway
+RETRY_STEADY: Final = 15  # tries at that pause; then somebody is away for long, and each try costs eight GETs
+RETRY_AWAY_MAX: Final = 600.0  # seconds up to which the pause doubles from then on
 TURN_MAX: Final = 8.0  # seconds one of two may wait for the other to write first: 64 KiB over a slow phone link
 RETRY_JITTER: Final = 0.3  # +-30 %: nodes that lost the same relay don't return together
 
@@ -119,7 +121,7 @@ RECORD_PAYLOAD_BYTES: Final = 512  # one size for all: no telling a node with on
 MAX_RECORD_TTL: Final = 24 * 3600  # seconds
 RECORD_TTL: Final = 3 * 3600  # seconds at the least, and 2.5 refreshes: what we ask for
 RECORD_REFRESH: Final = 3600  # seconds between publications at the least, jittered: under 30 % hourly churn
-RECORD_REFRESH_MAX: Final = 8 * 3600  # and at the most, where servers stay: 100 idle contacts then cost 21 MB a day
+RECORD_REFRESH_MAX: Final = 9.5 * 3600  # and at the most, where servers stay: 2.5 of these fit in MAX_RECORD_TTL
 RECORD_TTL_REFRESHES: Final = 2.5  # one refresh may fail, and a jittered one come late
 PUBLISH_LOSS: Final = 0.5  # departures a storer expected until a refresh: of 8, all are gone in 1 case of 1,700
 PUBLISH_COVER: Final = 16  # records of one node come in multiples of this: storers can't count contacts
@@ -241,6 +243,7 @@ EVENT_BUFFER: Final = 1_024  # host events a slow subscriber may be behind; what
 MAX_PING_STREAMS: Final = 2  # /ipfs/ping streams a connection (ping specification)
 OBSERVED_ADDRESSES: Final = 32  # distinct addresses others said they see us under
 OBSERVED_VOTES: Final = 2  # subnets that must agree on an observed address; AutoNAT verifies it besides
+OBSERVED_ENOUGH: Final = 4  # fresh votes of an IP version with which nobody else is asked: identify costs 600 bytes
 OBSERVED_SECONDS: Final = 1_800.0  # a vote's life: NATs and leases change
 AUTONAT_MAX_ADDRESSES: Final = 16  # a request; the server dials one of them
 AUTONAT_DATA_BYTES: Final = 40_000  # asked for before dialling another IP than the asker's (specification: 30-100 k)

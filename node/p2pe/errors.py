@@ -100,6 +100,10 @@ class Unreachable(P2peError):
         self.attempts = attempts
 
 
+class NoDirectory(Unreachable):
+    """No directory server answers: whether the contact is there can't be told."""
+
+
 class PairingError(LocalError):
     """Pairing failed; subclasses say which way."""
 

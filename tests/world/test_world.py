@@ -90,3 +90,23 @@ def test_nodes_on_lines_of_five_seconds_join_and_deliver(world: Worker) -> None:
     result = world.run(replace(plan, nodes=slow, checks=checks))
     assert result.verdict is Verdict.PASSED, (result.problem, result.broken)
     assert result.counts["delivered"] == 6
+
+
+def test_who_was_away_for_long_is_reached_as_soon_as_both_are_there(world: Worker) -> None:
+    """By then the sender tries every ten minutes: it is the other one's greeting that brings the two together."""
+    plan = two(messages=1, duration=2_150.0)
+    late = tuple(replace(node, starts_at=2_100.0) if node.name == "ben" else node for node in plan.nodes)
+    checks = replace(plan.checks, liveness=(Liveness("delivered", 10.0),))
+    result = world.run(replace(plan, nodes=late, checks=checks), keep_events=True)
+    assert result.verdict is Verdict.PASSED, (result.problem, result.broken)
+    assert result.counts["delivered"] == 1
+
+
+def test_whoever_starts_before_its_line_is_up_greets_again(world: Worker) -> None:
+    outage = Fault("f1", FaultKind.PARTITION, 2_090.0, 2_130.0, ("ben",))
+    plan = two(messages=1, duration=2_200.0, faults=[outage])
+    late = tuple(replace(node, starts_at=2_100.0) if node.name == "ben" else node for node in plan.nodes)
+    checks = replace(plan.checks, liveness=(Liveness("delivered", 30.0),))
+    result = world.run(replace(plan, nodes=late, checks=checks))
+    assert result.verdict is Verdict.PASSED, (result.problem, result.broken)
+    assert result.counts["delivered"] == 1

@@ -16,7 +16,7 @@ from p2pe.core.handshake import DIALER_ENTROPY_BYTES, DialerHandshake, Establish
 from p2pe.core.handshake_messages import NONCE_BYTES
 from p2pe.core.paths import RelayPolicy, dial_order
 from p2pe.core.patience import handshake_patience
-from p2pe.errors import HandshakeError, LinkClosed, RemoteError, Unreachable
+from p2pe.errors import HandshakeError, LinkClosed, NoDirectory, RemoteError, Unreachable
 from p2pe.identity.keys import Identity
 from p2pe.model import Address, PathAttempt, PathKind, PeerId, PeerInfo, Purpose
 from p2pe.ports import Connection, Host, Relays, World
@@ -122,7 +122,9 @@ class SessionDialer:
         if winner:
             self._note(known, "dial", winner[0].remote_address, "ok", 0.0)
             return winner[0]
-        raise problems[-1] if problems else Unreachable("no address is known")
+        if not problems:
+            raise Unreachable("no address is known")
+        raise next((each for each in problems if isinstance(each, NoDirectory)), problems[-1])
 
     def _failures(self, address: Address) -> int:
         return 0 if self._relays is None else self._relays.failures(address)

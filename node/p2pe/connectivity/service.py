@@ -15,6 +15,7 @@ from p2pe.connectivity.dialer import SessionDialer
 from p2pe.connectivity.history import History
 from p2pe.connectivity.links import LinkRegistry
 from p2pe.connectivity.punching import Upgrader
+from p2pe.core.addresses import is_circuit, is_public
 from p2pe.core.paths import RelayPolicy, publishable
 from p2pe.identity.keys import Identity
 from p2pe.model import PeerInfo
@@ -108,10 +109,14 @@ async def _publish(publisher: Publisher, settled: trio.Event | None) -> None:
 
 
 async def _greet(links: LinkRegistry, publisher: Publisher) -> None:
-    """After our records are out: of two that start together, the later one then finds the earlier."""
+    """After our records are out: of two that start together, the later one then finds the earlier. Where the
+    directory is there only later, once more: whoever waits for us tries ever more seldom."""
     with trio.move_on_after(GREET_WAIT):  # without an address of our own we can still come to theirs
         await publisher.first_round.wait()
     await links.greet_all()
+    if publisher.was_shut_out:
+        await publisher.first_stored.wait()
+        await links.greet_all()
 
 
 async def _watch_links(links: LinkRegistry, publisher: Publisher) -> None:
@@ -132,6 +137,7 @@ async def _watch_host(
 ) -> None:
     """Passes on what the overlay notices: new addresses, and connections over which a link may run better."""
     moved = Pulse()
+    was_cut = was_reached = False
     async with host.events() as events, trio.open_nursery() as nursery:
         nursery.start_soon(_greet_again, links, publisher, moved)
         task_status.started()
@@ -139,6 +145,11 @@ async def _watch_host(
             if isinstance(event, AddressesChanged):
                 changed.fire()
                 publisher.look_again()
+                is_reached = any(is_public(a) or is_circuit(a) for a in host.listen_addresses())
+                if was_cut and is_reached:  # no change of network, but of what is behind it: a router was off, say
+                    moved.fire()
+                was_cut = was_reached and not is_reached
+                was_reached = was_reached or is_reached
                 nursery.start_soon(links.network_changed)
             elif isinstance(event, Connected):
                 nursery.start_soon(links.use_better_path, event.connection)

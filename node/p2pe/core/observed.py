@@ -48,12 +48,14 @@ class Observations:
         return True
 
     def has_asked(self, reporter: Address, now: float) -> bool:
-        """Whether the reporter's subnet has a vote that is less than half its life old."""
+        """Whether nothing is to be learnt from the reporter: its subnet, or OBSERVED_ENOUGH others of its IP version,
+        have votes that are less than half their life old."""
         subnet = subnet_of(reporter)
         if subnet is None:
             return False
-        votes = [self._votes.get(family + subnet) for family in (b"/ip4", b"/ip6")]
-        return any(vote is not None and vote[1] - now > self._life / 2 for vote in votes)
+        family = reporter[:4].encode()
+        fresh = [key for key, (_, expiry) in self._votes.items() if expiry - now > self._life / 2]
+        return family + subnet in fresh or sum(key[:4] == family for key in fresh) >= config.OBSERVED_ENOUGH
 
     def _counted(self, now: float) -> dict[Address, int]:
         counts: dict[Address, int] = {}

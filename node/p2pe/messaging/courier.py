@@ -19,6 +19,7 @@ from p2pe.config import (
     LINK_OVERTAKEN_SECONDS,
     MAX_OFFER_MESSAGES,
     RETRY_FIRST,
+    RETRY_MAX,
     STORAGE_RETRY_SECONDS,
     TURN_MAX,
 )
@@ -26,7 +27,7 @@ from p2pe.core import codec
 from p2pe.core.backoff import ENTROPY_BYTES, Backoff
 from p2pe.core.delivery import NOTHING_KNOWN, RECEIPTS_PER_FRAME, Situation, Window, receipt_frames, retraction_frames
 from p2pe.core.derive import receipt_mac, retraction_mac
-from p2pe.errors import LinkClosed, RemoteError, StorageError, Unreachable
+from p2pe.errors import LinkClosed, NoDirectory, RemoteError, StorageError, Unreachable
 from p2pe.messaging.signals import Pulse, Signals
 from p2pe.model import ContactId, Frame, MessageId, Millis, PathKind, Receipt, ReceiptStatus, Retraction
 from p2pe.ports import Link, Links, World
@@ -53,7 +54,9 @@ class Lane:
     others: bool = True  # retractions or receipts of reading may be owed
     taken_back: set[MessageId] = field(default_factory=set)  # retractions written to the link in use
     sending: trio.CancelScope | None = None  # around a write
-    backoff: Backoff = field(default_factory=Backoff)
+    backoff: Backoff = field(default_factory=lambda: Backoff(may_be_away=True))
+    pausing: trio.CancelScope | None = None  # around the wait before the next try
+    paused_at: float = 0.0  # trio time
     situation: Situation = NOTHING_KNOWN
     running: bool = False
 
@@ -83,9 +86,25 @@ class Couriers:
         lane = self._lane(contact_id)
         lane.others = lane.others or others
         lane.work.fire()
+        self._hurry(lane)
         if not lane.running:
             self._to_start[contact_id] = None
             self._start.fire()
+
+    def look_again(self) -> None:
+        """We are reached elsewhere, or reach others again: nobody is left alone for longer than RETRY_MAX."""
+        for lane in self._lanes.values():
+            self._hurry(lane)
+
+    def _hurry(self, lane: Lane) -> None:
+        """Somebody has written, or something has changed: a pause that had grown ends RETRY_MAX after its beginning."""
+        lane.backoff.relax()
+        until = lane.paused_at + RETRY_MAX
+        if lane.pausing is not None and lane.pausing.deadline > until:
+            lane.pausing.deadline = until
+            left = max(0.0, until - trio.current_time())
+            at = Millis(self._world.clock.now() + round(1000 * left))
+            lane.situation = Situation(failure=lane.situation.failure, next_try_at=at)
 
     def attach(self, link: Link) -> None:
         """`link` is being read from now on."""
@@ -206,6 +225,8 @@ class Couriers:
                 link = await links.get(lane.contact_id)
             except (Unreachable, LinkClosed, RemoteError) as problem:
                 failure = str(problem)
+                if isinstance(problem, NoDirectory):  # it says nothing about them
+                    lane.backoff.relax()
             else:
                 if link not in lane.used_up:
                     with trio.move_on_after(LINK_ATTACH_SECONDS):
@@ -233,8 +254,12 @@ class Couriers:
             return
         at = Millis(self._world.clock.now() + round(wait * 1000))
         lane.situation = Situation(failure=situation.failure, next_try_at=at)
-        with trio.move_on_after(wait):
-            await lane.attached.beyond(seen)
+        lane.paused_at = trio.current_time()
+        try:
+            with trio.move_on_after(wait) as lane.pausing:
+                await lane.attached.beyond(seen)
+        finally:
+            lane.pausing = None
 
     async def _deliver(self, lane: Lane, link: Link) -> None:
         """Offers what waits over `link`, in order, until the link ends or a newer one came."""

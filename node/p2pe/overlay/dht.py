@@ -25,7 +25,7 @@ from p2pe.core.kademlia.routing_table import RoutingTable
 from p2pe.core.kademlia.stability import Stability
 from p2pe.core.kademlia.timeouts import Timeouts
 from p2pe.core.records import Record, check_record
-from p2pe.errors import LocalError, RemoteError, Unreachable
+from p2pe.errors import LocalError, NoDirectory, RemoteError, Unreachable
 from p2pe.model import PeerId, PeerInfo
 from p2pe.overlay.bootstrap_addresses import check_bootstrap
 from p2pe.overlay.host import OverlayHost
@@ -248,7 +248,7 @@ class Dht:
         self.table.touch(target, trio.current_time())
         if not lookup.closest(1):
             self._lookups_failed += 1
-            raise Unreachable("no server of the overlay answered" if seeds else "no server of the overlay is known yet")
+            raise NoDirectory("no server of the overlay answered" if seeds else "no server of the overlay is known yet")
         self._durations = [*self._durations[-99:], trio.current_time() - started]
         return lookup
 

@@ -15,7 +15,7 @@ import trio
 
 from p2pe import config
 from p2pe.core.kademlia.keyspace import Node, key_in_bucket, location_of
-from p2pe.errors import RemoteError, Unreachable, UsageError
+from p2pe.errors import NoDirectory, RemoteError, Unreachable, UsageError
 from p2pe.model import PeerId, PeerInfo
 from p2pe.overlay.bootstrap_addresses import check_bootstrap, distinct, resolve_bootstrap
 from p2pe.overlay.connection import HostConnection
@@ -77,7 +77,7 @@ class Upkeep:
             if not self._dht.table.has_healthy:
                 await self._reach_seeds()
             if not self._dht.table.has_healthy:
-                raise Unreachable(
+                raise NoDirectory(
                     "no server of the overlay is reachable; are the bootstrap addresses right and online?"
                 )
             await self._look_around()

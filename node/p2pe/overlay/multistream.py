@@ -98,8 +98,12 @@ async def propose(reader: LineReader, send: Send, protocols: Sequence[str], *, t
     raise NotSupported(f"the other side doesn't speak {' or '.join(protocols)}")
 
 
-async def answer(reader: LineReader, send: Send, supported: Container[str]) -> str:
-    """Answers proposals until one is supported; returns it. Raises NotSupported after too many, RemoteError."""
+async def answer(reader: LineReader, send: Send, supported: Container[str], held: bytearray | None = None) -> str:
+    """Answers proposals until one is supported; returns it. Raises NotSupported after too many, RemoteError.
+
+    `held`: where the last answer is put instead of being sent, if what follows it has come in already: to go out
+    with the protocol's own first words.
+    """
     await _expect_greeting(reader)
     greeting = line(GREETING)
     if not reader.has_line():  # a dialer that waits for our greeting before it proposes
@@ -108,7 +112,10 @@ async def answer(reader: LineReader, send: Send, supported: Container[str]) -> s
     for _ in range(config.MULTISTREAM_MAX_PROPOSALS):
         proposal = await reader.next_line()
         if proposal in supported:
-            await send(greeting + line(proposal))
+            if held is not None and reader.rest:
+                held += greeting + line(proposal)
+            else:
+                await send(greeting + line(proposal))
             return proposal
         await send(greeting + line(_NOT_AVAILABLE))
         greeting = b""

@@ -203,13 +203,13 @@ async def dial_noise(
 
 
 async def answer_noise(
-    handshake: NoiseHandshake, stream: ByteStream, buffer: bytearray, own: PeerId
+    handshake: NoiseHandshake, stream: ByteStream, buffer: bytearray, own: PeerId, held: bytes = b""
 ) -> tuple[SecureStream, PeerId, float]:
-    """Runs the listener's side; gives the round trip as well, in seconds. Raises HandshakeError (also when we dialled
-    ourselves) and stream errors."""
+    """Runs the listener's side; gives the round trip as well, in seconds. `held` is sent along with the first answer.
+    Raises HandshakeError (also when we dialled ourselves) and stream errors."""
     reader = MessageReader(stream, buffer)
     handshake.receive_first(await reader.next_message(_MAX_HANDSHAKE))
-    await stream.send_all(prefixed(handshake.write_identity()))
+    await stream.send_all(held + prefixed(handshake.write_identity()))
     sent_at = trio.current_time()
     peer_id = handshake.receive_identity(await reader.next_message(_MAX_HANDSHAKE))
     round_trip = trio.current_time() - sent_at

@@ -58,9 +58,10 @@ async def upgrade_outbound(raw: ByteStream, key: HostKey, entropy: Entropy, expe
 async def upgrade_inbound(raw: ByteStream, key: HostKey, entropy: Entropy) -> Upgraded:
     """The listener's side. Raises HandshakeError, RemoteError and stream errors; doesn't close `raw`."""
     reader = multistream.LineReader(raw.receive_some)
-    await multistream.answer(reader, raw.send_all, (NOISE_PROTOCOL,))
+    held = bytearray()
+    await multistream.answer(reader, raw.send_all, (NOISE_PROTOCOL,), held)
     handshake = NoiseHandshake(key, entropy, is_dialer=False, muxers=_MUXERS)
-    stream, peer_id, round_trip = await answer_noise(handshake, raw, reader.rest, key.peer_id)
+    stream, peer_id, round_trip = await answer_noise(handshake, raw, reader.rest, key.peer_id, bytes(held))
     if handshake.muxer is None:
         inner = multistream.LineReader(stream.receive_some)
         await multistream.answer(inner, stream.send_all, _MUXERS)

@@ -133,6 +133,8 @@ class Publisher:
         self._settling = _Settling()
         self._acted = 0  # the last wake-up of which everything due has been tried
         self._rounds = Pulse()
+        self.was_shut_out = False  # nobody took the first record that was to be stored
+        self.first_stored = trio.Event()  # somebody has taken a record of ours: the directory is there
         self.first_round = trio.Event()  # everything was tried once: contacts can find us, or nobody can be asked
 
     def look_again(self) -> None:
@@ -263,11 +265,13 @@ class Publisher:
         except Unreachable as error:
             problem = str(error)
         if problem or not taken:
+            self.was_shut_out = self.was_shut_out or not self.first_stored.is_set()
             wait = schedule.backoff.next(self._world.entropy(ENTROPY_BYTES))
             schedule.due = Millis(self._world.clock.now() + round(1000 * wait))
             _log.debug("an address record wasn't stored; trying again", seconds=round(wait, 1), problem=problem)
             return
         schedule.backoff.reset()
+        self.first_stored.set()
         schedule.published, schedule.key = now, aim.keys[-1]
         self._schedule_next(schedule, now)
 

@@ -28,12 +28,12 @@ from p2pe.model import Millis, PeerId
 
 START = 1_800_000_000_000  # Unix milliseconds at virtual time 0
 # Both directions, IP and TCP headers included, measured in a network namespace of its own (lo's counters less 14 B a
-# packet): connect and FIND_NODE 1,710 B, PUT_VALUE with its echo 1,580 B, closing 230 B.
+# packet): connect and end 1,370 B, PUT_VALUE with its echo 1,580 B.
 FIND_REQUEST_BYTES = 290
 PEER_BYTES = 58  # one entry of `closer_peers` with one IPv4 address
 RECORD_BYTES = 790  # a PUT_VALUE, or the reply to GET_VALUE
 GET_REQUEST_BYTES = 120
-CONNECT_BYTES = 1_760  # TCP, Noise, muxer, protocol negotiation, and the end
+CONNECT_BYTES = 1_370  # TCP, Noise, muxer, protocol negotiation, and the end
 CONNECTION_SECONDS = KAD_STREAM_IDLE
 SYN_BYTES = 180  # to the dead: three attempts within KAD_QUERY_TIMEOUT
 
@@ -191,7 +191,7 @@ class Network:
     # --- requests ---
 
     def charge(self, asker: Member, peer_id: PeerId, size: int) -> float:
-        """Counts bytes; returns how many round trips the request takes: a cold one needs three more."""
+        """Counts bytes; returns how many round trips the request takes: a cold one needs two more."""
         now, cost, warm = self.heap.now, asker.traffic, asker.warm
         cost.requests += 1
         cost.total += size
@@ -203,7 +203,7 @@ class Network:
         cost.total += CONNECT_BYTES
         if len(warm) > 200:
             asker.warm = {peer: until for peer, until in warm.items() if until >= now}
-        return 4.0
+        return 3.0
 
     def ask(
         self,
