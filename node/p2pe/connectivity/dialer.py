@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import trio
 
-from p2pe.config import CACHED_HEADSTART, MAX_REMEMBERED_ADDRESSES, SESSION_PROTOCOL
+from p2pe.config import CACHED_HEADSTART, MAX_REMEMBERED_ADDRESSES, RELAY_FAILURES_DOUBTED, SESSION_PROTOCOL
 from p2pe.connectivity.history import History
 from p2pe.connectivity.session import Session
 from p2pe.connectivity.streams import FrameStream
@@ -82,7 +82,7 @@ class SessionDialer:
         own = self._host.listen_addresses()
 
         async def by_cache(peer: PeerInfo) -> None:
-            fair = [each for each in peer.addresses if not self._failures(each)]
+            fair = [each for each in peer.addresses if self._failures(each) < RELAY_FAILURES_DOUBTED]
             order = dial_order(fair, (), self._policy(), own)
             await attempt(PeerInfo(peer.peer_id, order))
             cached_failed.set()
