@@ -23,10 +23,19 @@ from p2pe_sim.result import SimExit
 
 LEAST_FOUND: Final = 0.999  # of the lookups under churn
 MOST_ROUNDS: Final = 4  # median
-_GC_THRESHOLD: Final = 50_000  # millions of objects live to the end: looking through them often costs a tenth
 _LEAST_NODES: Final = 50  # fewer have no deep buckets, and each would store everything
 
 Shown = Callable[[str, float], None]
+
+
+@contextmanager
+def _without_collector() -> Iterator[None]:
+    """Millions of objects live to the end and hardly any are in cycles: looking for those took a tenth of the time."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 def dht(
@@ -47,8 +56,7 @@ def dht(
     than 4 rounds. Example:  p2pe-sim dht --nodes 10000 --hours 1
     """
     began = time.process_time()
-    gc.set_threshold(_GC_THRESHOLD, 20, 100)
-    with progress_shown() as show:
+    with _without_collector(), progress_shown() as show:
         world, churned = churning_world(
             nodes=nodes, hours=hours, churn_per_hour=churn, records=records, lookups=lookups, seed=seed, progress=show
         )

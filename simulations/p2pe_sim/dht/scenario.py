@@ -303,13 +303,16 @@ def under_sybils(
     for paths in (KAD_DISJOINT_PATHS, 1):
         network.paths = paths
         outcome = Outcome()
-        for done, (key, wire_key, target) in enumerate(known):
+        for key, wire_key, target in known:
             publish(network, network.random.choice(clients), key, wire_key, target)
-            network.heap.run(network.heap.now + 15.0)
+            network.heap.run(network.heap.now + 0.25)
+        network.heap.run(network.heap.now + 15.0)
+        for done, (key, wire_key, target) in enumerate(known):
             for _ in range(2):
                 seek(network, network.random.choice(clients), key, wire_key, target, outcome)
-            network.heap.run(network.heap.now + 15.0)
+            network.heap.run(network.heap.now + 0.25)
             progress(f"Sybils {placement.name}", (done + 1 + victims * (paths == 1)) / (2 * victims))
+        network.heap.run(network.heap.now + 15.0)
         found.append({
             "servers": len(network.servers), "sybils": hostile, "placement": placement.name, "paths": paths,
             **outcome.as_dict(),

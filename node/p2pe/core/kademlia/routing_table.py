@@ -176,9 +176,11 @@ class RoutingTable:
         found: list[Node] = []
         for bucket in self._from(target):
             healthy = bucket.healthy
+            if not healthy:
+                continue
             distances = [location ^ target for location in healthy]
             distances.sort()
-            found += [healthy[distance ^ target] for distance in distances]
+            found += [healthy[distance ^ target] for distance in distances[: count + 1 - len(found)]]
             if exclude in bucket.entries:
                 found = [node for node in found if node.peer_id != exclude]
             if len(found) >= count:
