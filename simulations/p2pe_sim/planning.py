@@ -104,11 +104,15 @@ class _Planner:
     _down: dict[str, list[tuple[float, float]]] = field(default_factory=dict)  # by node; sorted, disjoint
     _cut: dict[str, list[tuple[float, float]]] = field(default_factory=dict)  # by node: without connections
     _alone: dict[str, float] = field(default_factory=dict)  # by node: until it has started, and a contact
+    _contacts: dict[str, list[str]] = field(default_factory=dict)  # by person
 
     def plan(self) -> Plan:
         nodes = tuple(self._node(group, name) for group in self.scenario.nodes for name in group.names())
         friendships = self._friendships([node.name for node in nodes if node.role is Role.PERSON])
         self._alone = _alone_until(nodes, friendships)
+        for each in friendships:
+            self._contacts.setdefault(each.one, []).append(each.other)
+            self._contacts.setdefault(each.other, []).append(each.one)
         faults = self._faults()
         return Plan(
             self.scenario.name,
@@ -210,12 +214,15 @@ class _Planner:
         return drawn
 
     def _fault(self, rule: FaultRule, random: Random) -> _Drawn | None:
-        for _ in range(DRAWS):
+        drawn: list[tuple[int, int, float, float, list[str]]] = []
+        for turn in range(DRAWS):
             at = _between(random, rule.at)
             until = at if rule.kind in INSTANT else round(at + _between(random, rule.lasts), 3)
             targets, shaky = self._targets(rule, random, at, until)
+            drawn.append((shaky, turn, at, until, targets))
             if not shaky:
                 break
+        _, _, at, until, targets = min(drawn)
         bounds = {
             name: rule.params.get(name, Range(low=default, high=default))
             for name, default in PARAMETERS.get(rule.kind, {}).items()
@@ -228,8 +235,9 @@ class _Planner:
                 self._cut.setdefault(name, []).append((at, until))
         return (rule.kind, at, until, tuple(targets), params) if targets else None
 
-    def _targets(self, rule: FaultRule, random: Random, at: float, until: float) -> tuple[list[str], bool]:
-        """Whom the fault strikes; True when it might find nothing to strike, or leave nothing for another one."""
+    def _targets(self, rule: FaultRule, random: Random, at: float, until: float) -> tuple[list[str], int]:
+        """Whom the fault strikes, and how likely it finds nothing to strike, or leaves nothing for another one:
+        `_shaky` of the worst."""
         everybody = list(self.scenario.members(rule.who))
         count = len(everybody)
         if rule.count is not None:
@@ -238,23 +246,44 @@ class _Planner:
             count = max(1, round(rule.share * count))
         chosen = random.sample(everybody, len(everybody))
         if rule.kind in DOWN:
-            return sorted(chosen[:count], key=everybody.index), False
+            return sorted(chosen[:count], key=everybody.index), 0
         cuts_until = until if rule.kind in CUTTING else at
         chosen.sort(key=lambda name: self._shaky(name, at, cuts_until))
         targets = chosen[:count]
-        return sorted(targets, key=everybody.index), any(self._shaky(name, at, cuts_until) for name in targets)
+        return sorted(targets, key=everybody.index), max(self._shaky(name, at, cuts_until) for name in targets)
 
     def _shaky(self, name: str, at: float, cuts_until: float) -> int:
-        """0: the node runs then, has had connections for a while, and will have some when it is cut off next; 1: it may
-        have none; 2: it is down, or about to be."""
+        """0: the node runs then, has had connections for a while, and will have some when it is cut off next; 1: its
+        contacts are away; 2: it may have no connections; 3: it is down, or about to be."""
         for begin, end in self._down.get(name, ()):
             if begin - UP_AT_LEAST < at < end + UP_AT_LEAST:
-                return 2
+                return 3
         spans = (*self._down.get(name, ()), (0.0, self._alone[name]))
         if any(begin - UP_AT_LEAST < at < end + SETTLED for begin, end in spans):
-            return 1
+            return 2
         cuts = self._cut.get(name, ())
-        return int(any(begin - SETTLED < cuts_until and at < end + SETTLED for begin, end in cuts))
+        if any(begin - SETTLED < cuts_until and at < end + SETTLED for begin, end in cuts):
+            return 2
+        return int(
+            self._is_lonely(name, at) or any(self._needs(other, name, at, cuts_until) for other in self._friends(name))
+        )
+
+    def _friends(self, name: str) -> list[str]:
+        return self._contacts.get(name, [])
+
+    def _is_lonely(self, name: str, at: float, without: str = "") -> bool:
+        """Whether all contacts but `without` are away: a person's node that needs no relay then has nobody."""
+        friends = self._friends(name)
+        return bool(friends) and all(other == without or self._is_away(other, at) for other in friends)
+
+    def _is_away(self, name: str, at: float) -> bool:
+        spans = (*self._down.get(name, ()), *self._cut.get(name, ()))
+        return any(begin - 1.0 < at < end + SETTLED / 2 for begin, end in spans)
+
+    def _needs(self, name: str, other: str, at: float, until: float) -> bool:
+        """Whether `name` is to be cut off while `other` is, and then has nobody else to be cut off from."""
+        begins = [begin for begin, _ in self._cut.get(name, ()) if at - 1.0 < begin < until + SETTLED / 2]
+        return any(self._is_lonely(name, begin, without=other) for begin in begins)
 
     def _take_down(self, name: str, at: float, until: float) -> bool:
         """Notes that the node is down; False when it would be down already, or has hardly come back."""

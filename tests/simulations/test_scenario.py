@@ -154,6 +154,19 @@ def test_a_node_that_was_cut_off_has_connections_again_before_the_next_cut() -> 
     assert seen > 1_000
 
 
+def test_who_is_cut_off_has_somebody_to_be_cut_off_from() -> None:
+    """A node that needs no relay and whose contacts are all away has no connections; hardly any world asks for that."""
+    lonely = 0
+    for seed in range(200):
+        plan = plan_of(load_scenario("home-users"), seed)
+        for cut in (fault for fault in plan.faults if fault.kind in CUTTING):
+            away = {name for f in plan.faults if f is not cut and f.at <= cut.at <= f.until for name in f.targets}
+            for name in cut.targets:
+                pairs = [{each.one, each.other} for each in plan.friendships]
+                lonely += {other for pair in pairs if name in pair for other in pair - {name}} <= away
+    assert lonely <= 2
+
+
 def test_worlds_begin_at_any_hour() -> None:
     """The hour is part of the plan: a case of the corpus is played at its own."""
     plans = [plan_of(people(), seed) for seed in range(300)]
