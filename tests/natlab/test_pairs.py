@@ -85,7 +85,7 @@ def test_ipv6_behind_stateful_firewalls_goes_direct(homes: PairedHomes) -> None:
 
 
 @pytest.mark.xfail(
-    reason="open defect: in about one of five runs the link stays on its relay, third try at a direct path included",
+    reason="open defect: in 4 of 12 runs the link stays on its relay, third try at a direct path included",
     strict=False,
 )
 def test_five_percent_loss_still_delivers_and_goes_direct(homes: PairedHomes) -> None:
