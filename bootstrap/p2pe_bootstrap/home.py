@@ -14,6 +14,7 @@ from p2pe.errors import Conflict, NoDaemon, StorageError
 from p2pe.overlay.hostkey import SEED_BYTES, HostKey
 
 _KEY, _LOCK, _ADDRESSES, _HEALTH = "host.key", "lock", "addresses", "health.json"
+_PERSONS_KEYS = "keys"  # as p2pe.identity.home calls them
 
 
 class BootstrapHome:
@@ -25,8 +26,10 @@ class BootstrapHome:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Creates the directory and holds its lock. Raises Conflict when another process does, StorageError when the
-        directory can't be used."""
+        """Creates the directory and holds its lock. Raises Conflict when another process does or the home is that of
+        a person's node (P2PE_HOME means both), StorageError when the directory can't be used."""
+        if (self.path / _PERSONS_KEYS).exists():
+            raise Conflict(f"{self.path} is the home of a person's node; give this one a home of its own with --home")
         try:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
             descriptor = os.open(self.path / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

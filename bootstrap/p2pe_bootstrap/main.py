@@ -11,6 +11,7 @@ from typing import Annotated, Any, TypeVar
 
 import trio
 import typer
+from p2pe.commandline import run_command
 from p2pe.core.addresses import split_peer
 from p2pe.errors import ExitCode, P2peError, UsageError
 from p2pe.logs import set_up_logging
@@ -20,13 +21,34 @@ T = TypeVar("T")
 
 app = typer.Typer(
     help="A bootstrap node: a first contact for newcomers and a server of the DHT. It can read nobody's messages.",
+    epilog="Exit codes: 0 done or well, 1 failed or not well, 2 wrong usage, 3 no node runs in that home.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    suggest_commands=False,  # click does; both at once say it twice
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 HomeOption = Annotated[Path, typer.Option(help="Directory of the lasting key; made if missing.", envvar="P2PE_HOME")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print(f"p2pe-bootstrap {version('p2pe')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+) -> None:
+    pass
 
 
 @app.command()
@@ -47,16 +69,20 @@ def run(
     log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
     as_json: JsonOption = False,
 ) -> None:
-    """Runs in the foreground. When ready, prints one line: the full address. SIGTERM drains and stops."""
-    _set_up_logging(log_level)
+    """Run a bootstrap node in the foreground.
+
+    When ready it prints its full addresses, one a line, the best one first. SIGTERM and Ctrl-C drain and stop it.
+
+    Example:  p2pe-bootstrap run --home /var/lib/p2pe-bootstrap --listen /ip4/0.0.0.0/tcp/4001
+    """
+    set_up_logging(log_level)
     from p2pe.overlay.asn_map import load_asn_map
 
     from p2pe_bootstrap import node  # libp2p takes a second to import: not for --help
     from p2pe_bootstrap.home import BootstrapHome
 
     def ready(addresses: tuple[str, ...]) -> None:
-        line = json.dumps({"ready": True, "addresses": addresses}) if as_json else addresses[0]
-        print(line, flush=True)
+        print(json.dumps({"ready": True, "addresses": addresses}) if as_json else "\n".join(addresses), flush=True)
 
     settings = node.Settings(
         home=BootstrapHome(home),
@@ -77,8 +103,11 @@ def status(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Looks at a bootstrap node as a stranger would: dials it, stores a record, reads it back. 0 when all is well."""
-    _set_up_logging("error")
+    """Look at a bootstrap node as a stranger would.
+
+    Dials it, stores a record, reads it back. Ends with 0 when all is well, else with 1.
+    """
+    set_up_logging("error")
     from p2pe.overlay.world import real_world
 
     from p2pe_bootstrap.check import check
@@ -137,13 +166,6 @@ def _run(work: Callable[..., Awaitable[T]], *args: object) -> T:
         raise error from None
 
 
-def _set_up_logging(level: str) -> None:
-    try:
-        set_up_logging(level)
-    except ValueError as error:
-        raise UsageError(str(error)) from None
-
-
 def _without_peer(text: str) -> Address:
     try:
         return split_peer(text)[0]
@@ -161,11 +183,5 @@ def _host_and_port(text: str | None) -> tuple[str, int] | None:
 
 
 def main() -> None:
-    """Entry point: errors become one line and an exit code (errors.ExitCode)."""
-    try:
-        app(standalone_mode=True)
-    except P2peError as error:
-        print(f"p2pe-bootstrap: {error}", file=sys.stderr)
-        raise SystemExit(error.exit_code) from None
-    except KeyboardInterrupt:
-        raise SystemExit(ExitCode.DONE) from None
+    """The entry point: runs a command; failures become one line on standard error and an exit code."""
+    run_command(lambda: app, "p2pe-bootstrap", sys.argv[1:])

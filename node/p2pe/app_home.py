@@ -25,7 +25,7 @@ from p2pe.errors import StorageError, UsageError
 from p2pe.identity.devices import DeviceList, device_list, parse_device_key
 from p2pe.identity.home import Home
 from p2pe.identity.keyfile import is_sealed
-from p2pe.identity.keyring import create_identity, open_identity, revoke_devices
+from p2pe.identity.keyring import create_identity, open_identity, refuse_occupied, revoke_devices
 from p2pe.identity.passphrase import existing_passphrase, new_passphrase, terminal
 from p2pe.model import Address
 from p2pe.overlay.bootstrap_addresses import check_bootstrap
@@ -58,6 +58,7 @@ class Created:
 
 def create_home(home: Home, *, passphrase_file: Path | None, ask: bool) -> Created:
     """Makes the home with a new identity. Raises Conflict when it has one, UsageError, StorageError."""
+    refuse_occupied(home)  # before anything is asked
     passphrase = new_passphrase(passphrase_file, os.environ, ask=terminal() if ask else None)
     world = real_world()
     _, words = create_identity(home, passphrase, world.entropy, world.clock.now())

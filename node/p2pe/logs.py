@@ -15,6 +15,8 @@ from typing import Any, Final
 
 import structlog
 
+from p2pe.errors import UsageError
+
 _PRIVATE_FIELDS: Final = frozenset(
     {
         "text", "body", "content", "name", "contact", "contact_name", "petname", "to", "code", "link", "words",
@@ -40,11 +42,11 @@ def set_up_logging(level: str = "info", *, json_lines: bool | None = None) -> No
 
     `level` is debug, info, warning or error. `json_lines` None picks JSON unless standard error is a terminal.
     Call it before libp2p is imported: with LIBP2P_DEBUG set, libp2p would write log files of its own.
-    Raises ValueError for an unknown level.
+    Raises UsageError for an unknown level.
     """
     numbers = {"debug": 10, "info": 20, "warning": 30, "error": 40}
     if level not in numbers:
-        raise ValueError(f"unknown log level {level!r}; use one of {', '.join(numbers)}")
+        raise UsageError(f"--log-level is {level!r}; choose one of {', '.join(numbers)}")
     os.environ.pop("LIBP2P_DEBUG", None)
     terminal = sys.stderr.isatty()
     as_json = not terminal if json_lines is None else json_lines

@@ -8,13 +8,14 @@ from importlib import import_module
 from typing import Final
 
 import typer
-from p2pe.errors import P2peError
+from p2pe.commandline import run_command
+
+from p2pe_sim.result import SimExit
 
 EPILOG: Final = (
     "Exit codes: 0 passed, 1 an invariant was broken, 2 wrong usage or the simulator failed, "
     "3 not deterministic, 4 nothing was tested, 5 the time budget ran out."
 )
-FAILED: Final = 2
 MODULES: Final[dict[str, str]] = {
     "list": "p2pe_sim.commands.look",
     "explain": "p2pe_sim.commands.look",
@@ -42,6 +43,7 @@ def make_app(wanted: str | None = None) -> typer.Typer:
         no_args_is_help=True,
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
+        suggest_commands=False,  # click does; both at once say it twice
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback()(_root)
@@ -63,13 +65,8 @@ def main() -> None:
     """The entry point: runs a command; failures become one line on standard error and an exit code."""
     arguments = sys.argv[1:]
     completing = "_P2PE_SIM_COMPLETE" in os.environ
-    try:
-        make_app(arguments[0] if arguments and not completing else None)(prog_name="p2pe-sim")
-    except P2peError as error:
-        print(f"p2pe-sim: {error}", file=sys.stderr)
-        sys.exit(FAILED)
-    except KeyboardInterrupt:
-        sys.exit(130)
+    wanted = arguments[0] if arguments and not completing else None
+    run_command(lambda: make_app(wanted), "p2pe-sim", arguments, failed=SimExit.ERROR)
 
 
 if __name__ == "__main__":

@@ -75,6 +75,16 @@ def test_no_home_and_no_daemon(story: Processes, tmp_path: Path) -> None:
     assert again.returncode == 1
 
 
+def test_init_in_a_used_home_asks_for_nothing(story: Processes) -> None:
+    alice = story.person("alice")
+    keyboard, terminal = os.openpty()  # nobody types: a prompt would wait for ever
+    again = subprocess.run(alice.command_line("init"), stdin=terminal, capture_output=True, start_new_session=True)
+    os.close(keyboard)
+    os.close(terminal)
+    assert again.returncode == 1 and b"exists already" in again.stderr
+    assert b"passphrase" not in again.stdout + again.stderr
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="a small full disk needs root to mount a tmpfs")
 def test_a_full_disk_is_said_and_nothing_is_lost(couple: tuple[Person, Person], tmp_path: Path) -> None:
     """Alice's home is on a disk of 6 MiB that somebody else fills up."""

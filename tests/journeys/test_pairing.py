@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 from p2pe_sim.processes import Person, Processes, eventually, pair, settled
@@ -50,6 +51,17 @@ def test_by_code_both_see_one_safety_number(strangers: tuple[Person, Person]) ->
     assert accepted["name"] == "alice"
     assert theirs["safety_number"] == accepted["safety_number"]
     assert sum(character.isdigit() for character in theirs["safety_number"]) == 60
+
+
+def test_the_link_shown_beside_a_code_does_the_same(strangers: tuple[Person, Person]) -> None:
+    """What `accept` advises to ask for when somebody crowds out the code."""
+    alice, bob = strangers
+    printed = alice.command("invite", "--name", "bob", "--no-wait").stdout
+    [code] = re.findall(r"^ +(\d+-\w+-\w+-\w+)$", printed, re.MULTILINE)
+    [link] = re.findall(r"^ +(p2pe:\w+)$", printed, re.MULTILINE)
+    [listed] = json.loads(alice.command("invites", "--json").stdout)["invites"]
+    assert (listed["code"], listed["link"], listed["shows_address"]) == (code, link, True)
+    assert json.loads(bob.command("accept", link, "--name", "alice", "--json").stdout)["name"] == "alice"
 
 
 def test_by_link_a_newcomer_needs_no_configuration(story: Processes) -> None:

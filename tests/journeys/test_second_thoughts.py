@@ -26,6 +26,15 @@ def until_it_is(person: Person, identifier: str, state: str) -> None:
 def test_taken_back_edited_read_and_expired(couple: tuple[Person, Person]) -> None:
     alice, bob = couple
 
+    # what `inbox --ids` prints is enough to answer
+    asked = say(alice, "bob", "tea or coffee?")
+    [listed] = [line.split()[0] for line in bob.command("inbox", "--ids").stdout.splitlines() if "tea or" in line]
+    answer = say(bob, "alice", "tea", "--reply-to", listed)
+    assert shown(bob, answer)["reply_to"] == shown(alice, answer)["reply_to"] == asked
+    unknown = bob.command("send", "alice", "tea", "--reply-to", "abcdef", check=False)
+    assert unknown.returncode == 4 and "abcdef" in unknown.stderr
+    bob.command("read", "--all", "alice")
+
     # an edit keeps the history, on both sides
     sent = say(alice, "bob", "see you at six")
     edit = json.loads(alice.command("edit", sent[:12], "see you at", "seven", "--json").stdout)

@@ -87,6 +87,25 @@ def test_metrics_and_announced_addresses(tmp_path: Path) -> None:
             urllib.request.urlopen(f"http://127.0.0.1:{port}/secrets", timeout=10)
 
 
+def test_all_addresses_are_printed(tmp_path: Path) -> None:
+    with running(tmp_path, "--listen", ANY) as (process, first):
+        assert process.stdout is not None
+        second = process.stdout.readline().strip()
+        assert first != second and split_peer(first)[1] == split_peer(second)[1]
+        assert (tmp_path / "addresses").read_text().split() == [first, second]
+
+
+def test_a_persons_home_is_refused(tmp_path: Path) -> None:
+    """P2PE_HOME names the home of either."""
+    (tmp_path / "keys").touch()
+    done = subprocess.run(
+        command("run", "--home", str(tmp_path), "--listen", ANY), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == ExitCode.FAILED
+    assert "the home of a person's node" in done.stderr
+    assert [each.name for each in tmp_path.iterdir()] == ["keys"]
+
+
 @contextmanager
 def socket_port() -> Iterator[int]:
     import socket

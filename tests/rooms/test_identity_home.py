@@ -9,9 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from p2pe.control.server import bind_socket
 from p2pe.errors import Conflict, StorageError, UsageError
 from p2pe.identity.files import read_private, write_private
-from p2pe.identity.home import Home, default_home
+from p2pe.identity.home import MAX_SOCKET_PATH, Home, default_home
 from p2pe.identity.passphrase import existing_passphrase, given_passphrase, new_passphrase
 
 HOLD = """
@@ -71,6 +72,24 @@ def test_a_home_that_others_may_write_in_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(StorageError, match="making"):
         Home(tmp_path / "file").create()
+
+
+def test_a_home_that_others_came_to_write_in_runs_no_more(home: Home) -> None:
+    home.path.chmod(0o777)
+    with pytest.raises(StorageError, match=r"mode 0777.*chmod 700"), home.lock():
+        pass
+    home.path.chmod(0o700)
+    with home.lock():
+        pass
+
+
+def test_a_path_too_long_for_the_socket_is_refused_before_anything_is_made(tmp_path: Path) -> None:
+    longest = tmp_path / ("x" * (MAX_SOCKET_PATH - len(str(tmp_path / "x" / "api.sock")) + 1))
+    with pytest.raises(UsageError, match="too long"):
+        Home(longest.with_name(longest.name + "x")).create()
+    assert list(tmp_path.iterdir()) == []
+    Home(longest).create()
+    bind_socket(Home(longest).socket).close()
 
 
 def test_the_home_comes_from_the_environment_or_the_platform(tmp_path: Path) -> None:

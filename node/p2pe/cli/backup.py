@@ -33,7 +33,9 @@ def backup(
     passphrase_file: PassphraseFileOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Write identity, contacts, history and queue into one encrypted file. The node may run meanwhile.
+    """Write identity, contacts and messages into an encrypted file.
+
+    All of them, those that wait too. The node may run meanwhile.
 
     The file opens with the 24 words; with --backup-passphrase-file also with that passphrase (Argon2id), which then
     guards everything in it: use several random words. It is read back before it gets its name.
@@ -66,8 +68,9 @@ def backup(
     output.fields(
         [
             ("file", f"{made.file}, {made.size} bytes, read back and found whole"),
-            ("holds", f"your identity, {counts.contacts} contacts, {counts.sent} messages sent "
-                      f"({counts.waiting} of them waiting), {counts.received} received"),
+            ("holds", f"your identity, {output.counted(counts.contacts, 'contact')}, "
+                      f"{output.counted(counts.sent, 'message')} sent ({counts.waiting} of them waiting), "
+                      f"{counts.received} received"),
             ("opens with", opens),
             ("restore", f"p2pe restore {made.file} --home NEW_HOME"),
         ]
@@ -154,11 +157,17 @@ def restore(
         pairs.append(("contacts", "none yet: as your contacts come by, `p2pe requests` shows them for approval"))
     else:
         pairs.append(("from", f"the backup of {output.when(done.made_at)}"))
-        pairs.append(("holds", f"{counts.contacts} contacts, {counts.sent} messages sent, {counts.received} received"))
+        pairs.append(
+            (
+                "holds",
+                f"{output.counted(counts.contacts, 'contact')}, {output.counted(counts.sent, 'message')} sent, "
+                f"{counts.received} received",
+            )
+        )
     if done.held:
         pairs.append(
-            ("held", f"{done.held} messages waited in the backup. They may have been sent or taken back since, so\n"
-                     "none is sent by itself: `p2pe outbox --state held_identity` shows them,\n"
+            ("held", f"{output.counted(done.held, 'message')} waited in the backup. They may have been sent or\n"
+                     "taken back since, so none is sent by itself: `p2pe outbox --state held_identity` shows them,\n"
                      "`p2pe resend NAME` sends those for NAME, `p2pe retract ID` erases one")
         )  # fmt: skip
     pairs.append(("next", "p2pe run" + (f" --home {home}" if home is not None else "")))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from p2pe.cli import output
-from p2pe.cli.messages import IdArgument, print_incoming, print_outgoing
+from p2pe.cli.messages import IdArgument, print_incoming, print_outgoing, written_text
 from p2pe.cli.options import HomeOption, JsonOption, client
 from p2pe.config import API_MAX_BATCH
 from p2pe.errors import NotFound, UsageError
@@ -18,13 +18,20 @@ if TYPE_CHECKING:
 
 def edit(
     identifier: IdArgument,
-    text: Annotated[list[str], typer.Argument(help="The text from now on.", metavar="TEXT", show_default=False)],
+    text: Annotated[
+        list[str],
+        typer.Argument(help="The text from now on, or - to read it from standard input.", metavar="TEXT|-"),
+    ],
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Replace the text of a message of yours. The earlier text stays in its history, on both sides."""
+    """Replace the text of a message of yours.
+
+    The earlier text stays in its history, on both sides.
+    """
+    written = written_text(text)
     with client(home) as node:
-        changed = node.edit(identifier, " ".join(text))
+        changed = node.edit(identifier, written)
     if as_json:
         output.emit_json(changed)
     else:
@@ -32,7 +39,7 @@ def edit(
 
 
 def history(identifier: IdArgument, home: HomeOption = None, as_json: JsonOption = False) -> None:
-    """Show all texts that a message has had, oldest first: of yours or to you."""
+    """Show all texts that a message has had, oldest first."""
     with client(home) as node:
         try:
             ours = node.history(identifier)

@@ -167,7 +167,8 @@ def replace(
         print(f"    {line}")
     print(f"\nCompare it by voice or in person, then:  p2pe contacts verify {new}")
     if done["held"]:
-        print(f"{done['held']} messages are held. To send them to the new identity:  p2pe resend {old} {new}")
+        held = output.counted(done["held"], "message")
+        print(f"{held} held. To send them to the new identity:  p2pe resend {old} {new}")
 
 
 @contacts_app.command("receipts")
@@ -248,6 +249,9 @@ def _print_invite(made: InviteShape, qr: bool, waits: bool) -> None:
         print("Read this code to the person:\n")
         print(f"    {output.paint(made['code'], 'bold')}\n")
         print(f"They type:  p2pe accept {made['code']}\n")
+        if made["link"]:
+            print("Should it not be found, this link does the same; send it where only they read:\n")
+            print(f"    {made['link']}\n")
     elif made["link"]:
         if qr:
             import segno
@@ -255,7 +259,7 @@ def _print_invite(made: InviteShape, qr: bool, waits: bool) -> None:
             segno.make(made["link"].upper(), error="l").terminal(compact=True, border=2)
         print("They type:\n")
         print(f"    p2pe accept {made['link']}\n")
-    note = f"Good until {output.when(made['expires_at'])}, for one person, {made['guesses_left']} tries."
+    note = f"Good until {output.when(made['expires_at'])}, for one person, {output.tries(made['guesses_left'])}."
     output.note(note + (" Waiting for them; Ctrl-C stops the waiting, not the invite." if waits else ""))
 
 
@@ -352,7 +356,7 @@ def why(name: NameArgument, home: HomeOption = None, as_json: JsonOption = False
 def _print_why(answer: WhyAnswer) -> None:
     print(output.safe(answer["summary"]))
     if answer["waiting"]:
-        print(f"{answer['waiting']} messages wait.")
+        print(f"{output.counted(answer['waiting'], 'message')} waiting.")
     for sentence in answer["advice"]:
         print(sentence)
     if not answer["attempts"]:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from p2pe.control.shapes import DhtAnswer, DhtLookupAnswer
 
 dht = typer.Typer(
-    help="Look at the directory (DHT): the servers this node knows, and which of them are near a hash.",
+    help="Look at the directory (DHT).\n\nThe servers this node knows, and which of them are near a hash.",
     no_args_is_help=True,
 )
 

@@ -23,7 +23,9 @@ def resend(
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Send messages that are held: to the same contact, or to the new identity of the same person.
+    """Send the messages that are held for a contact.
+
+    To the same contact, or to the new identity of the same person.
 
     Messages are held after a backup was restored (they may have been sent or taken back since), and when a contact
     was replaced by a new identity. With NEW_NAME, what still waits for NAME goes to NEW_NAME too, and not to NAME.
@@ -36,7 +38,11 @@ def resend(
         output.emit_json({"ids": ids})
         return
     whom = output.safe(new_name or name)
-    print(f"{len(ids)} messages wait for {whom} now." if ids else f"Nothing was held for {output.safe(name)}.")
+    print(
+        f"{output.counted(len(ids), 'message')} waiting for {whom} now."
+        if ids
+        else f"Nothing was held for {output.safe(name)}."
+    )
 
 
 def forget(
@@ -45,7 +51,9 @@ def forget(
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Remove a contact with its keys and every message from and to it, and erase them from the database file.
+    """Erase a contact, its keys and every message from and to it.
+
+    They are erased from the database file too.
 
     The other side isn't told; to it you look offline. To write again you must pair again. Backups made earlier still
     hold the contact, and a disk that keeps old sectors (an SSD) may hold them too.
@@ -62,7 +70,7 @@ def forget(
 
 requests_app = typer.Typer(
     help=(
-        "Take back the contacts you had before a restore, as they come by.\n\n"
+        "Take back contacts of before a restore, as they come by.\n\n"
         "After `p2pe restore` your contacts find you by your identity, for 30 days. Each shows a ticket that you once "
         "gave them; only you can read it, and it says who that was. Nobody is let in before you approve."
     ),

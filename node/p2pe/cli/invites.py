@@ -36,7 +36,9 @@ def list_invites(home: HomeOption = None, as_json: JsonOption = False) -> None:
             each["state"],
             output.safe(each["contact"]["name"] if each["contact"] else each["name"] or "-"),
             output.when(each["created_at"]),
-            f"{output.when(each['expires_at'])}, {each['guesses_left']} tries" if each["state"] == "open" else "-",
+            f"{output.when(each['expires_at'])}, {output.tries(each['guesses_left'])}"
+            if each["state"] == "open"
+            else "-",
             (each["code"] or each["link"] or "-"),
         )
         for each in found

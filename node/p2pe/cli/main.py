@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from importlib import import_module
@@ -10,8 +9,8 @@ from typing import Annotated
 
 import typer
 
+from p2pe.commandline import run_command
 from p2pe.core.names import safe_text
-from p2pe.errors import P2peError
 
 EPILOG = "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 no node is running, 4 not found, 5 timed out."
 
@@ -85,6 +84,7 @@ def _root_app() -> typer.Typer:
         no_args_is_help=True,
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
+        suggest_commands=False,  # click does; both at once say it twice
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback()(_root)
@@ -95,16 +95,8 @@ def main() -> None:
     """The entry point: runs a command; failures become one line on standard error and an exit code."""
     arguments = sys.argv[1:]
     completing = "_P2PE_COMPLETE" in os.environ
-    try:
-        make_app(arguments[0] if arguments and not completing else None)(prog_name="p2pe")
-    except P2peError as error:
-        if "--json" in arguments:
-            print(json.dumps({"error": {"code": error.code, "message": str(error)}}), file=sys.stderr)
-        else:
-            print(f"p2pe: {safe_text(str(error))}", file=sys.stderr)  # it may quote others
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        sys.exit(130)
+    wanted = arguments[0] if arguments and not completing else None
+    run_command(lambda: make_app(wanted), "p2pe", arguments, safe=safe_text)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from p2pe.config import API_MAX_BATCH, API_MAX_WAIT, API_PAGE, MAX_TEXT_BYTES
 from p2pe.errors import NotFound, UsageError
 
 if TYPE_CHECKING:
+    from p2pe.control.client import Client
     from p2pe.control.shapes import IncomingDetail, IncomingShape, OutgoingShape
 
 WAIT_STATES = ("offered", "delivered", "read")
@@ -35,7 +36,8 @@ def send(
         typer.Option("--id", help="A key of your own: the same key again sends nothing twice.", show_default=False),
     ] = None,
     reply_to: Annotated[
-        str | None, typer.Option("--reply-to", help="The full id of the message this answers.", show_default=False)
+        str | None,
+        typer.Option("--reply-to", help="The id of the message this answers, or its beginning.", show_default=False),
     ] = None,
     expire: Annotated[
         str | None,
@@ -49,18 +51,21 @@ def send(
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Send a message; print its id once it is safely on this machine's disk.
+    """Send a message; print its id once it is safely on the disk.
 
     It leaves when the other side can be reached, and stays here until then.
 
     Examples:  p2pe send bob "on my way";  df -h | p2pe send ops - --wait delivered --timeout 60
     """
     expire_after = None if expire is None else seconds_in(expire)
+    if not timeout <= API_MAX_WAIT:  # so that NaN isn't either
+        raise UsageError(f"--timeout takes up to {API_MAX_WAIT:.0f} seconds, not {timeout:g}")
     if wait is not None and wait not in WAIT_STATES:
         raise UsageError(f"--wait takes {', '.join(WAIT_STATES)}; not {wait!r}")
-    written = _read_stdin() if text == ["-"] else " ".join(text)
+    written = written_text(text)
     with client(home) as node:
-        message = node.send(name, written, key=key, reply_to=reply_to, expire_after=expire_after)
+        answered = None if reply_to is None else full_id(node, reply_to)
+        message = node.send(name, written, key=key, reply_to=answered, expire_after=expire_after)
         if not as_json:
             print(message["id"], flush=True)
         if wait is not None:
@@ -72,13 +77,26 @@ def send(
         output.note(f"{message['state']} after {output.duration(max(0.0, took))}")
 
 
-def _read_stdin() -> str:
-    raw = sys.stdin.buffer.read(MAX_TEXT_BYTES + 2)
+def written_text(words: list[str]) -> str:
+    """The text that was typed; for a single - what is on standard input, without its last line end."""
+    if words != ["-"]:
+        return " ".join(words)
+    raw = sys.stdin.buffer.read(MAX_TEXT_BYTES + 3)
+    raw = raw.removesuffix(b"\n").removesuffix(b"\r")
+    if len(raw) > MAX_TEXT_BYTES:
+        raise UsageError(f"standard input has more than the {MAX_TEXT_BYTES} bytes that fit in a message: split it")
     try:
-        text = raw.decode()
-    except UnicodeDecodeError:
-        raise UsageError("Standard input isn't UTF-8 text.") from None
-    return text.removesuffix("\n").removesuffix("\r")
+        return raw.decode()
+    except UnicodeDecodeError as error:
+        raise UsageError(f"standard input isn't UTF-8 text (at byte {error.start})") from None
+
+
+def full_id(node: Client, beginning: str) -> str:
+    """Of one message, to us or of ours, the whole id. Raises NotFound, LocalError."""
+    try:
+        return node.incoming(beginning)["id"]
+    except NotFound:
+        return node.message(beginning)["id"]
 
 
 def inbox(
@@ -204,7 +222,7 @@ def _excerpt(text: str) -> str:
 
 
 def show(identifier: IdArgument, home: HomeOption = None, as_json: JsonOption = False) -> None:
-    """Show one message, of yours or to you: its state, why, and since when."""
+    """Show one message, of yours or to you: its state, and why."""
     with client(home) as node:
         try:
             message = node.message(identifier)
@@ -218,7 +236,7 @@ def show(identifier: IdArgument, home: HomeOption = None, as_json: JsonOption = 
 
 
 def retract(identifier: IdArgument, home: HomeOption = None, as_json: JsonOption = False) -> None:
-    """Take a message back: erased if it hasn't left, asked back if it has."""
+    """Take a message back: erased here, and there if it has left."""
     with client(home) as node:
         print_outgoing(node.retract(identifier), as_json)
 

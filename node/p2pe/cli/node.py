@@ -151,7 +151,10 @@ def _show_status(answer: StatusAnswer) -> None:
     overlay, counts = answer["overlay"], answer["counts"]
     running = datetime.now().timestamp() - answer["started_at"] / 1000
     if overlay["directory_peers"]:
-        reach = output.paint("connected", "green") + f", {overlay['directory_peers']} directory servers known"
+        reach = (
+            output.paint("connected", "green")
+            + f", {output.counted(overlay['directory_peers'], 'directory server')} known"
+        )
     else:
         reach = output.paint("alone", "yellow") + ": no directory server answers; see --bootstrap in `p2pe run --help`"
     waiting = f"{counts['queued']} queued, {counts['offered']} offered"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 from collections.abc import Sequence
 from datetime import datetime
@@ -77,28 +78,34 @@ def duration(seconds: float) -> str:
 
 
 def table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, styles: Sequence[str | None] = ()) -> None:
-    """A table; `styles` colours whole rows. The last column may wrap on a terminal and is never cut elsewhere."""
+    """A table; `styles` colours whole rows. On a terminal its layout follows the width (cli/tables.py)."""
     if on_terminal():
-        _rich_table(headers, rows, styles)
+        _terminal_table(headers, rows, styles)
         return
     widths = [max(len(row[at]) for row in (headers, *rows)) for at in range(len(headers))]
     for row in (headers, *rows):
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
-def _rich_table(headers: Sequence[str], rows: Sequence[Sequence[str]], styles: Sequence[str | None]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
+def _terminal_table(headers: Sequence[str], rows: Sequence[Sequence[str]], styles: Sequence[str | None]) -> None:
+    from p2pe.cli.tables import laid_out
 
-    grid = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-    for at, header in enumerate(headers):
-        last = at == len(headers) - 1
-        grid.add_column(header, overflow="fold" if last else "ellipsis", no_wrap=not last)
-    for at, row in enumerate(rows):
+    head, blocks = laid_out(headers, rows, shutil.get_terminal_size().columns)
+    for line in head:
+        print(paint(line, "bold"))
+    for at, block in enumerate(blocks):
         style = styles[at] if at < len(styles) else None
-        grid.add_row(*(Text(cell) for cell in row), style=style)
-    Console(highlight=False, no_color=not coloured()).print(grid)
+        for line in block:
+            print(paint(line, style or "") if line else "")
+
+
+def counted(number: int, thing: str) -> str:
+    """`1 message`, `2 messages`."""
+    return f"{number} {thing}{'' if number == 1 else 's'}"
+
+
+def tries(left: int) -> str:
+    return "1 try" if left == 1 else f"{left} tries"
 
 
 def fields(pairs: Sequence[tuple[str, str]]) -> None:

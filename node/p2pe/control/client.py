@@ -334,7 +334,7 @@ class Client:
                 connection.connect()
                 connected = True
             except (FileNotFoundError, ConnectionRefusedError):
-                raise NoDaemon(f"No node is running on {self._path.parent}. Start one with `p2pe run`.") from None
+                raise NoDaemon(_why_none(self._path.parent)) from None
             except PermissionError:
                 raise NoDaemon(
                     f"The node on {self._path.parent} belongs to another user. Run this command as that user."
@@ -348,6 +348,16 @@ class Client:
                     connection.close()
             self._connection = connection
         return self._connection
+
+
+def _why_none(home: Path) -> str:
+    try:
+        made = (home / "keys").exists()
+    except OSError:  # not ours to look into
+        made = True
+    if made:
+        return f"No node is running on {home}. Start one with `p2pe run`."
+    return f"There is no node in {home}. `p2pe init` makes one, `p2pe run` runs it; --home or P2PE_HOME names another."
 
 
 def _given(body: Mapping[str, object]) -> dict[str, object]:

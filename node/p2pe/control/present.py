@@ -176,6 +176,7 @@ def invite(shown: ShownInvite, person: ContactShape | None) -> InviteShape:
         "link": shown.link,
         "name": shown.name,
         "guesses_left": shown.guesses_left,
+        "shows_address": shown.shows_address,
         "created_at": shown.created_at,
         "expires_at": shown.expires_at,
         "contact": person,

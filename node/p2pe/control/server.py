@@ -22,11 +22,11 @@ from p2pe.config import API_MAX_BODY
 from p2pe.control.api import make_api
 from p2pe.control.services import Services
 from p2pe.errors import StorageError, UsageError
+from p2pe.identity.home import MAX_SOCKET_PATH
 
 if TYPE_CHECKING:
     from trio_typing import TaskStatus  # the installed trio-stubs know it under this name alone
 
-_MAX_SOCKET_PATH: Final = 107  # bytes: sun_path of unix(7) without its final NUL
 _BACKLOG: Final = 64
 _KEEP_ALIVE: Final = 75  # seconds an idle connection stays: a bot that sends now and then keeps its own
 _KEEP_ALIVE_REQUESTS: Final = 1_000_000
@@ -38,9 +38,9 @@ def bind_socket(path: Path) -> socket.socket:
 
     Raises UsageError (path too long), StorageError.
     """
-    if len(os.fsencode(path)) > _MAX_SOCKET_PATH:
+    if len(os.fsencode(path)) > MAX_SOCKET_PATH:
         raise UsageError(
-            f"{path} is too long for a socket: the system takes at most {_MAX_SOCKET_PATH} bytes. "
+            f"{path} is too long for a socket: the system takes at most {MAX_SOCKET_PATH} bytes. "
             "Choose a shorter home with --home"
         )
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)

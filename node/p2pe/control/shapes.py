@@ -111,7 +111,8 @@ class ContactsAnswer(TypedDict):
 
 
 class InviteShape(TypedDict):
-    """`code` and `link` are empty once the invite is closed; `contact` is set once somebody came."""
+    """`code` and `link` are empty once the invite is closed; `contact` is set once somebody came. `shows_address`:
+    whoever has the code or the link, or guesses the locator, learns this machine's IP address."""
 
     id: int
     kind: str
@@ -120,6 +121,7 @@ class InviteShape(TypedDict):
     link: str | None
     name: str | None
     guesses_left: int
+    shows_address: bool
     created_at: int
     expires_at: int
     contact: ContactShape | None

@@ -15,6 +15,8 @@ _ADVICE = {
     errno.EACCES: "this user may not: check the owner and mode of the directory, or choose another home with --home",
     errno.EPERM: "this user may not: check the owner and mode of the directory, or choose another home with --home",
     errno.ENOENT: "the directory doesn't exist",
+    errno.EEXIST: "a file of that name is in the way: choose another home with --home",
+    errno.ENOTDIR: "a part of that path is a file, not a directory",
     errno.EFBIG: "a limit on file sizes was reached",
 }
 

@@ -8,11 +8,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import platformdirs
 
-from p2pe.errors import Conflict, StorageError
+from p2pe.errors import Conflict, StorageError, UsageError
 from p2pe.identity.files import file_error
+
+MAX_SOCKET_PATH: Final = 107  # bytes: sun_path of unix(7) without its final NUL
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +39,24 @@ class Home:
         return self.path / "lock"
 
     def create(self) -> None:
-        """Makes the directory with mode 0700, parents too. Refuses one in which others may exchange files."""
+        """Makes the directory with mode 0700, parents too. Refuses one in which others may exchange files, and one
+        whose path is too long for the control socket."""
+        if len(os.fsencode(self.socket)) > MAX_SOCKET_PATH:
+            raise UsageError(
+                f"{self.path} is too long a path: the socket in it may have {MAX_SOCKET_PATH} bytes in all. Choose a "
+                "shorter home with --home"
+            )
         try:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            mode = self.path.stat().st_mode & 0o777
         except OSError as error:
             raise file_error("making", self.path, error) from error
+        self._check_mode()
+
+    def _check_mode(self) -> None:
+        try:
+            mode = self.path.stat().st_mode & 0o777
+        except OSError as error:
+            raise file_error("looking at", self.path, error) from error
         if mode & 0o022:
             raise StorageError(
                 f"{self.path} has mode {mode:04o}: others may exchange files in it. `chmod 700 {self.path}`, or "
@@ -50,13 +65,15 @@ class Home:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Holds the home for this process. Raises Conflict naming the process that has it, StorageError.
+        """Holds the home for this process. Raises Conflict naming the process that has it; StorageError, also when
+        others may exchange files in it.
 
         The kernel lets go of the lock when its process ends, however it ends: a stale file doesn't matter, and the
         file is never removed (a second process could then lock another file of the same name).
         """
         descriptor = self._open_lock()
         try:
+            self._check_mode()
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:

@@ -171,5 +171,5 @@ def _require_free(family: socket.AddressFamily, where: tuple[str, int], address:
             probe.bind(where)
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
-                raise OSError(errno.EADDRINUSE, f"{address} is in use by another program") from None
+                raise OSError(errno.EADDRINUSE, "another program uses it") from None
             raise

@@ -53,7 +53,10 @@ def report(
     source: Annotated[Path, typer.Argument(metavar="FOLDER|CASE", help="A results folder, or a case with its result.")],
     out: Annotated[Path | None, typer.Option("--out", "-o", help="The page; else report.html beside it.")] = None,
 ) -> None:
-    """Write the HTML report again, from a folder of `sweep` or `run`, or from a case."""
+    """Write the HTML report again.
+
+    From a folder of `sweep` or `run`, or from a case.
+    """
     from p2pe_sim.report.page import run_page, sweep_page
 
     if source.is_dir() and (source / "results.jsonl").exists():
@@ -81,7 +84,10 @@ def diff(
     one: Annotated[Path, typer.Argument(metavar="ONE", help="A run's folder, its result.json, or a case.")],
     other: Annotated[Path, typer.Argument(metavar="OTHER")],
 ) -> None:
-    """Where two runs part: the first event that differs, and the counts. Exit 0: no difference, 3: there is one."""
+    """Show the first event in which two runs part, and the counts.
+
+    Exit 0: no difference, 3: there is one.
+    """
     found = difference(read_result(one), read_result(other))
     print("\n".join(lines_of(found)))
     raise typer.Exit(SimExit.PASSED if found.same else SimExit.NONDETERMINISTIC)

@@ -70,7 +70,9 @@ def replay(
     seed_limit: LimitOption = SEED_LIMIT,
     as_json: JsonOption = False,
 ) -> None:
-    """Run plans that were written out: failures, shrunk failures, the regression corpus.
+    """Run plans that were written out.
+
+    Failures, shrunk failures, the regression corpus.
 
     Example:  p2pe-sim replay results/failures/home-users-17.json --out build/why
     """

@@ -25,7 +25,9 @@ def shrink(
     jobs: JobsOption = 0,
     seed_limit: LimitOption = SEED_LIMIT,
 ) -> None:
-    """Leave out faults, messages and nodes, and make the rest plainer, as long as the same invariant breaks.
+    """Find the smallest plan that still fails alike.
+
+    Faults, messages and nodes are left out, and the rest made plainer, as long as the same invariant breaks.
 
     The outcome is a case: `p2pe-sim replay` runs it, and in simulations/corpus/ it is run by every test.
 

@@ -55,7 +55,9 @@ def sweep(
     seed_limit: LimitOption = SEED_LIMIT,
     as_json: JsonOption = False,
 ) -> None:
-    """Run many seeds of one or several scenarios, and write result.json, junit.xml and report.html.
+    """Run many seeds of one or several scenarios.
+
+    The results folder gets result.json, junit.xml and report.html.
 
     What is in the results folder already isn't run again: a sweep that was stopped goes on with the same command.
     Without --seeds it goes on until --budget is spent; with both, exit 5 says that not all seeds were reached.

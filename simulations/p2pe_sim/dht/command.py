@@ -50,7 +50,9 @@ def dht(
     output: Annotated[Path, typer.Option(help="Folder for dht.json and dht.html.")] = Path("build"),
     as_json: Annotated[bool, typer.Option("--json", help="Print dht.json's content instead of tables.")] = False,
 ) -> None:
-    """Thousands of directory servers on the node's own Kademlia core: churn, then an attack by Sybils.
+    """Try the directory with thousands of servers.
+
+    The node's own Kademlia core under churn, then under an attack by Sybils.
 
     Fails (exit code 1) when less than 99.9 % of the records are found under churn, or half of the lookups take more
     than 4 rounds. Example:  p2pe-sim dht --nodes 10000 --hours 1

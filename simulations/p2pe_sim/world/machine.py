@@ -174,7 +174,7 @@ class ProcessNet:
         await trio.lowlevel.checkpoint()
         _, port = self._endpoint(address)
         if port and port in self.machine.listeners:
-            raise OSError(errno.EADDRINUSE, f"{address} is in use by another program")
+            raise OSError(errno.EADDRINUSE, "another program uses it")
         port = port or self.machine.free_port()
         listener = VirtualListener(self, tcp_address(_ip(address), port), port)
         self.machine.listeners[port] = listener
