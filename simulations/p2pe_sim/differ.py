@@ -10,7 +10,7 @@ from pathlib import Path
 from p2pe.errors import UsageError
 
 from p2pe_sim.result import Event, Result
-from p2pe_sim.store import Case
+from p2pe_sim.store import Case, reason_of
 
 CONTEXT = 8  # events shown before the first difference
 
@@ -67,7 +67,7 @@ def read_result(path: Path) -> Result:
             return result
         return Result.of(raw)
     except (OSError, ValueError, AttributeError) as error:
-        raise UsageError(f"{path}: {error}") from error
+        raise UsageError(f"{path} can't be read as a result: {reason_of(error)}") from error
 
 
 def told(event: Event | None) -> str:

@@ -13,7 +13,7 @@ from importlib import import_module
 from typing import Final
 
 from p2pe_sim.plan import Plan
-from p2pe_sim.result import Broken, Result, Verdict
+from p2pe_sim.result import BOUNDS, Broken, Result, Verdict
 
 TIERS: Final = {0: "p2pe_sim.dht.tier", 1: "p2pe_sim.runner", 2: "p2pe_sim.natlab.tier"}
 """Tier -> module with `run(plan, *, keep_events) -> Result`. Imported when needed: libp2p takes a second."""
@@ -23,7 +23,7 @@ def execute(plan: Plan, *, keep_events: bool = False) -> Result:
     """Never raises for what goes wrong inside the world; KeyboardInterrupt and the like pass through."""
     began = time.perf_counter()
     try:
-        result = _judged(plan, _run(plan, keep_events))
+        result = judged(plan, _run(plan, keep_events))
     except Exception:  # noqa: BLE001  (whatever it is, this seed failed and the sweep goes on)
         result = Result(plan.scenario, plan.seed, Verdict.ERROR, problem=traceback.format_exc())
     return replace(result, real_seconds=round(time.perf_counter() - began, 3))
@@ -41,7 +41,7 @@ def _run(plan: Plan, keep_events: bool) -> Result:
     return run(plan, keep_events=keep_events)
 
 
-def _judged(plan: Plan, result: Result) -> Result:
+def judged(plan: Plan, result: Result) -> Result:
     """The runner's verdict, and the scenario's own bounds and floors on what was counted."""
     if result.verdict not in (Verdict.PASSED, Verdict.VACUOUS):
         return result
@@ -56,7 +56,7 @@ def _judged(plan: Plan, result: Result) -> Result:
         if counts.get(name, 0.0) > bound
     ]
     if missed:
-        broken = tuple(Broken("bounds", plan.duration, detail) for detail in missed)
+        broken = tuple(Broken(BOUNDS, plan.duration, detail) for detail in missed)
         return replace(result, verdict=Verdict.BROKEN, broken=(*result.broken, *broken))
     short = [
         f"{name}: {counts.get(name, 0.0):g} of {floor:g}"

@@ -163,7 +163,7 @@ def _in_child(job: dict[str, Any], writer: int) -> None:
         with os.fdopen(writer, "wb") as pipe:
             pipe.write(result.to_json().encode())
         code = 0
-    except SystemExit:
+    except (SystemExit, BrokenPipeError):  # told to end; the server has ended
         pass
     except BaseException:  # noqa: BLE001  (the last thing this process does)
         traceback.print_exc()

@@ -58,4 +58,6 @@ def _failure(case: Xml.Element, result: Result, replay: str) -> None:
     tag = {Verdict.ERROR: "error", Verdict.BUDGET: "skipped"}.get(result.verdict, "failure")
     said = _UNPRINTABLE.sub("?", what_failed(result))
     failure = Xml.SubElement(case, tag, message=said.splitlines()[0][:300], type=result.verdict.value)
-    failure.text = f"{said}\n\nreplay: {replay}\nshrink: {replay.replace(' run ', ' shrink ', 1)}\n"
+    failure.text = f"{said}\n\nreplay: {replay}\n"
+    if result.verdict in (Verdict.BROKEN, Verdict.ERROR):
+        failure.text += f"shrink: {re.sub(' (run|replay) ', ' shrink ', replay, count=1)}\n"

@@ -31,6 +31,7 @@ class SimExit(IntEnum):
     BUDGET = 5
 
 
+BOUNDS: Final = "bounds"  # what `at_least` and `at_most` are called among the invariants
 EXIT_OF: Final[Mapping[Verdict, SimExit]] = {
     Verdict.PASSED: SimExit.PASSED,
     Verdict.BROKEN: SimExit.BROKEN,

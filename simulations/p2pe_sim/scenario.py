@@ -313,5 +313,5 @@ def load_scenario(name_or_file: str) -> Scenario:
     try:
         text = path.read_text()
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} can't be read: {error}") from error
+        raise UsageError(f"{path} can't be read: {(isinstance(error, OSError) and error.strerror) or error}") from error
     return read_scenario(text, path.stem, str(path))

@@ -13,7 +13,7 @@ from typing import Final, TypeVar
 
 from p2pe_sim.natlab.nat import NatType
 from p2pe_sim.plan import Behaviour, Checks, Plan, Role
-from p2pe_sim.result import Result, Verdict
+from p2pe_sim.result import BOUNDS, Result, Verdict
 from p2pe_sim.sweep import Engine
 from p2pe_sim.workers import Job
 
@@ -32,6 +32,17 @@ def signature(result: Result) -> str | None:
     return None
 
 
+def unshrinkable(plan: Plan, result: Result) -> str | None:
+    """Why there is nothing to shrink; None when there is."""
+    wanted = signature(result)
+    if wanted is None:
+        return f"{plan.scenario} seed {plan.seed} is {result.verdict.value}"
+    counts = result.counts
+    if wanted == BOUNDS and not any(counts.get(name, 0.0) > bound for name, bound in plan.checks.at_most.items()):
+        return f"{result.broken[0].detail}; any smaller world does less still"
+    return None
+
+
 @dataclass
 class Shrinking:
     """One plan being shrunk. `plan` and `result` are the smallest so far."""
@@ -45,9 +56,9 @@ class Shrinking:
 
     def __post_init__(self) -> None:
         self.wanted = signature(self.result)
-        if self.wanted is None:
-            raise ValueError(f"nothing to shrink: the plan's verdict is {self.result.verdict.value}")
-        self.plan = _judged_by(self.plan)
+        if reason := unshrinkable(self.plan, self.result):
+            raise ValueError(f"nothing to shrink: {reason}")
+        self.plan = _judged_by(self.plan, self.wanted)
 
     def shrink(self) -> None:
         """Until a whole turn changes nothing, or MAX_RUNS."""
@@ -112,11 +123,12 @@ def _has_bootstrap(plan: Plan) -> bool:
     return any(node.role is Role.BOOTSTRAP and node.behaviour is Behaviour.HONEST for node in plan.nodes)
 
 
-def _judged_by(plan: Plan) -> Plan:
+def _judged_by(plan: Plan, wanted: str | None) -> Plan:
     """A small world does little and its faults may touch nothing: that isn't what we look for."""
     checks = plan.checks
+    at_most = checks.at_most if wanted == BOUNDS else {}
     return replace(
-        plan, checks=Checks(safety=checks.safety, liveness=checks.liveness, effects=False, at_least={}, at_most={})
+        plan, checks=Checks(safety=checks.safety, liveness=checks.liveness, effects=False, at_least={}, at_most=at_most)
     )
 
 

@@ -71,14 +71,35 @@ class Case:
         """A case, or a bare plan. Raises UsageError naming the file."""
         try:
             raw = json.loads(path.read_text())
-            if not isinstance(raw, dict) or "plan" not in raw:
+            if not isinstance(raw, dict) or not raw.keys() & {"plan", "nodes"}:
+                raise PlanError("neither a case nor a plan")
+            if "plan" not in raw:
                 return cls(Plan.of(raw))
             if raw.get("version") != CASE_VERSION:
                 raise PlanError(f"a case of version {raw.get('version')!r}; this p2pe-sim reads {CASE_VERSION}")
             result = Result.of(raw["result"]) if raw.get("result") else None
             return cls(Plan.of(raw["plan"]), str(raw.get("note", "")), result)
+        except json.JSONDecodeError as error:
+            raise UsageError(f"{path} is neither a case nor a plan: {error}") from error
         except (OSError, ValueError) as error:
-            raise UsageError(f"{path}: {error}") from error
+            raise UsageError(f"{path}: {reason_of(error)}") from error
+
+
+def cases_in(path: Path) -> list[Path]:
+    """The files of `path` to replay: itself; of a run's folder its case; of a sweep's its failures; of any other
+    folder all its .json files."""
+    if not path.is_dir():
+        return [path]
+    if (path / "case.json").exists():
+        return [path / "case.json"]
+    if (path / "results.jsonl").exists():
+        path = path / "failures"
+    return sorted(path.glob("*.json"))
+
+
+def reason_of(error: Exception) -> str:
+    """Without the number and the file's name that Python puts around it."""
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from p2pe_sim.execute import judged
 from p2pe_sim.natlab.nat import NatType
-from p2pe_sim.plan import Behaviour, FaultKind, Node, Plan, Role
+from p2pe_sim.plan import Behaviour, Checks, FaultKind, Node, Plan, Role
 from p2pe_sim.planning import plan_of
 from p2pe_sim.result import Result, Verdict
 from p2pe_sim.shrink import Shrinking, size_of, with_nodes
@@ -66,6 +67,21 @@ def test_it_is_the_same_every_time() -> None:
 def test_a_run_that_passed_has_nothing_to_shrink() -> None:
     with pytest.raises(ValueError, match="passed"):
         Shrinking(Answering(passed), PLAN, passed(PLAN))
+
+
+def test_an_upper_bound_shrinks_and_a_lower_one_does_not() -> None:
+    def counted(plan: Plan) -> Result:
+        result = replace(passed(plan), counts={"sent": float(len(plan.messages))})
+        return judged(plan, result)
+
+    many = replace(PLAN, checks=Checks(at_most={"sent": 3}))
+    state = Shrinking(Answering(counted), many, counted(many))
+    state.shrink()
+    assert len(state.plan.messages) == 4
+    assert "at most 3" in state.result.broken[0].detail
+    few = replace(PLAN, checks=Checks(at_least={"sent": 9999}))
+    with pytest.raises(ValueError, match="any smaller world does less still"):
+        Shrinking(Answering(counted), few, counted(few))
 
 
 def test_errors_of_the_simulator_shrink_by_their_kind() -> None:

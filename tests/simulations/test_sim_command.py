@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import signal
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +16,7 @@ from p2pe.errors import P2peError
 from p2pe_sim.main import MODULES, make_app
 from p2pe_sim.plan import Checks
 from p2pe_sim.planning import plan_of
+from p2pe_sim.processes import eventually
 from p2pe_sim.store import Case
 from sim_kit import DIRECTORY, directory
 from typer.testing import CliRunner
@@ -90,12 +94,61 @@ def test_what_cannot_be_done_is_said(small: str, tmp_path: Path) -> None:
         (("sweep", small, "--budget", "soon"), "--budget 'soon'"),
         (("sweep", small, "--seeds", "1", "--first", "x"), "--first 'x'"),
         (("replay", str(tmp_path / "none.json")), "none.json"),
-        (("replay", str(tmp_path)), "no .json files"),
+        (("sweep", small, "--budget", "-5"), "--budget '-5'"),
+        (("sweep", small, "--budget", "nan"), "--budget 'nan'"),
+        (("replay", str(tmp_path)), "nothing to replay"),
+        (("replay", str(tmp_path / "none.json")), "none.json: No such file or directory"),
+        (("replay", small), "neither a case nor a plan"),
+        (("run", str(tmp_path / "none.toml")), "none.toml can't be read: No such file or directory"),
+        (("diff", small, small), "can't be read as a result"),
+        (("dht", "--hours", "nan"), "numbers that end"),
         (("shrink", small), "nothing to shrink"),
         (("report", str(tmp_path)), "case.json"),
     ):
         with pytest.raises(P2peError, match=re.escape(said)):
             sim(*arguments)
+
+
+def test_results_of_other_seeds_are_not_taken_for_new_ones(small: str, tmp_path: Path) -> None:
+    """A folder left over from the build before would pass for this one, without a run."""
+    out = str(tmp_path / "fresh")
+    assert sim("sweep", small, "--seeds", "2", "--first", "100", "--out", out)[0] == 0
+    with pytest.raises(P2peError, match=r"results from seed 100 on, not 200"):
+        sim("sweep", small, "--seeds", "2", "--first", "200", "--out", out)
+    assert sim("sweep", small, "--seeds", "2", "--first", "random", "--out", out)[0] == 0
+    assert len((tmp_path / "fresh" / "results.jsonl").read_text().splitlines()) == 2
+
+
+def test_folders_of_runs_and_sweeps_can_be_replayed(small: str, tmp_path: Path) -> None:
+    (tmp_path / "harder.toml").write_text(DIRECTORY + "at_least = { share_found = 2 }")
+    harder, swept = str(tmp_path / "harder.toml"), tmp_path / "swept"
+    assert sim("run", small, "--out", str(tmp_path / "one"))[0] == 0
+    assert "equal digests" in sim("replay", str(tmp_path / "one"))[1]
+    assert sim("sweep", harder, "--seeds", "2", "--out", str(swept))[0] == 1
+    code, said = sim("replay", str(swept))
+    assert code == 1 and said.count("equal digests") == 2
+    junit = (swept / "junit.xml").read_text()
+    assert f"shrink: p2pe-sim shrink {swept}/failures/harder-1.json" in junit
+    with pytest.raises(P2peError, match="any smaller world does less still"):
+        sim("shrink", harder, "--seed", "1", "--out", str(tmp_path / "small.json"))
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_a_sweep_that_is_stopped_reports_what_it_has(how: signal.Signals, small: str, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    command = [str(Path(sys.executable).with_name("p2pe-sim")), "sweep", small, "--seeds", "5000", "--out", str(out)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        lines = out / "results.jsonl"
+        eventually("a first result", lambda: lines.exists() and b"\n" in lines.read_bytes())
+        process.send_signal(how)
+        said, told = process.communicate()
+    assert process.returncode == 130, told
+    done = len(lines.read_text().splitlines())
+    assert said == "" and f"stopped with {done} runs in {out}; the same command goes on" in told
+    assert "Traceback" not in told
+    assert json.loads((out / "result.json").read_text())["verdict"] == "budget"
+    assert f'tests="{done}"' in (out / "junit.xml").read_text()
+    assert (out / "report.html").exists()
 
 
 def test_every_command_in_the_documents_is_one(tmp_path: Path) -> None:

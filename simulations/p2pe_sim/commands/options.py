@@ -21,7 +21,9 @@ TierOption = Annotated[
     typer.Option("--tier", help="2: real processes behind real NATs, instead of what the scenario says.", min=0, max=2),
 ]
 JobsOption = Annotated[int, typer.Option("--jobs", "-j", help="Runs at a time; 0: one a processor.", min=0)]
-LimitOption = Annotated[float, typer.Option("--seed-limit", help="Real seconds after which one run is given up.")]
+LimitOption = Annotated[
+    float, typer.Option("--seed-limit", help="Real seconds after which one run is given up.", min=0)
+]
 OutOption = Annotated[
     Path | None, typer.Option("--out", "-o", help="Folder for result.json, events.jsonl, junit.xml and report.html.")
 ]

@@ -25,7 +25,7 @@ from p2pe_sim.plan import Plan
 from p2pe_sim.planning import plan_of
 from p2pe_sim.result import Result, Verdict
 from p2pe_sim.scenario import load_scenario
-from p2pe_sim.store import Case
+from p2pe_sim.store import Case, cases_in
 from p2pe_sim.sweep import compared, exit_code_of
 from p2pe_sim.workers import SEED_LIMIT, Job, fork_server
 
@@ -64,7 +64,10 @@ def at_tier(plan: Plan, tier: int) -> Plan:
 
 
 def replay(
-    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Cases or plans (.json), or folders of them.")],
+    files: Annotated[
+        list[Path],
+        typer.Argument(metavar="FILE...", help="Cases or plans (.json); folders of them, of `run` or of `sweep`."),
+    ],
     out: OutOption = None,
     jobs: JobsOption = 1,
     seed_limit: LimitOption = SEED_LIMIT,
@@ -76,12 +79,12 @@ def replay(
 
     Example:  p2pe-sim replay results/failures/home-users-17.json --out build/why
     """
-    paths = [path for each in files for path in (sorted(each.glob("*.json")) if each.is_dir() else [each])]
+    paths = [path for each in files for path in cases_in(each)]
     cases = [Case.read(path) for path in paths]
-    if out is not None and len(cases) != 1:
+    if out is not None and len(cases) > 1:
         raise UsageError(f"--out takes the outcome of one file, and there are {len(cases)}")
     if not cases:
-        raise UsageError(f"no .json files in {', '.join(map(str, files))}")
+        raise UsageError(f"nothing to replay in {', '.join(map(str, files))}")
     results: list[Result | None] = [None] * len(cases)
     with fork_server(jobs or 1, seed_limit) as server:
         todo = (Job(("", 0, number), case.plan, events=out is not None) for number, case in enumerate(cases))

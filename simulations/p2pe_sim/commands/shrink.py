@@ -13,7 +13,7 @@ from p2pe.errors import UsageError
 from p2pe_sim.commands.options import JobsOption, LimitOption, case_of
 from p2pe_sim.outputs import told
 from p2pe_sim.result import SimExit
-from p2pe_sim.shrink import Shrinking, signature, size_of
+from p2pe_sim.shrink import Shrinking, signature, size_of, unshrinkable
 from p2pe_sim.store import Case
 from p2pe_sim.workers import SEED_LIMIT, Job, fork_server
 
@@ -36,8 +36,8 @@ def shrink(
     case = case_of(target, seed)
     with fork_server(jobs or os.cpu_count() or 1, seed_limit) as server:
         result = next(result for _, result in server.run([Job(("", 0, 0), case.plan)]))
-        if signature(result) is None:
-            raise UsageError(f"nothing to shrink: {case.plan.scenario} seed {case.plan.seed} is {result.verdict.value}")
+        if reason := unshrinkable(case.plan, result):
+            raise UsageError(f"nothing to shrink: {reason}")
         print(f"{signature(result)}, with {size_of(case.plan)}", file=sys.stderr)
         shown = [size_of(case.plan)]
 

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import random
-from contextlib import AbstractContextManager
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -15,7 +20,7 @@ from p2pe.errors import UsageError
 from p2pe_sim.commands.options import JobsOption, JsonOption, LimitOption, scenarios_of
 from p2pe_sim.outputs import replay_of, summary_of, write_sweep
 from p2pe_sim.progress import figures, watching
-from p2pe_sim.result import EXIT_OF, Verdict
+from p2pe_sim.result import EXIT_OF, Result, Verdict
 from p2pe_sim.scenario import seconds_of
 from p2pe_sim.store import Store
 from p2pe_sim.store import merge as merge_folders
@@ -78,11 +83,25 @@ def sweep(
         stop_after,
     )
     store = Store(out)
+    before = store.asked()
+    if before is not None and first != _RANDOM and before.first != wanted.first:
+        raise UsageError(f"{out} has results from seed {before.first} on, not {first}: take another folder")
     wanted = open_sweep(store, wanted)
-    with _engine(jobs or os.cpu_count() or 1, dask, scheduler, seed_limit) as engine, watching(quiet=as_json) as watch:
-        tally = sweep_seeds(engine, store, wanted, watch)
     ours = {(scenario.name, seed) for scenario, seed, _ in wanted.runs()} if seeds is not None else None
-    results = [result for result in store.ordered() if ours is None or (result.scenario, result.seed) in ours]
+
+    def results_of_ours() -> list[Result]:
+        return [result for result in store.ordered() if ours is None or (result.scenario, result.seed) in ours]
+
+    engine_of = partial(_engine, jobs or os.cpu_count() or 1, dask, scheduler, seed_limit)
+    try:
+        with _sigterm_like_ctrl_c(), engine_of() as engine, watching(quiet=as_json) as watch:
+            tally = sweep_seeds(engine, store, wanted, watch)
+    except KeyboardInterrupt:
+        results = results_of_ours()
+        write_sweep(store, verdict_of(results, wanted))
+        print(f"p2pe-sim: stopped with {len(results)} runs in {out}; the same command goes on", file=sys.stderr)
+        raise
+    results = results_of_ours()
     verdict = verdict_of(results, wanted)
     write_sweep(store, verdict)
     if as_json:
@@ -90,6 +109,16 @@ def sweep(
     else:
         _tell(store, verdict, f"{tally.finished} runs from seed {wanted.first}, {figures(tally)}")
     raise typer.Exit(exit_code_of(results, wanted))
+
+
+@contextmanager
+def _sigterm_like_ctrl_c() -> Iterator[None]:
+    """CI systems that run out of time or patience send SIGTERM: what is there by then is worth a report too."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def merge(
@@ -147,6 +176,8 @@ def _budget(text: str | None) -> float | None:
             seconds = float(text)
         except ValueError as error:
             raise UsageError(f"--budget {text!r} isn't a time: write 90s, 10m or 2h") from error
+    if not 0 <= seconds < math.inf:
+        raise UsageError(f"--budget {text!r} isn't a time that one could spend")
     return seconds
 
 

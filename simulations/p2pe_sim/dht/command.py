@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -57,6 +58,8 @@ def dht(
     Fails (exit code 1) when less than 99.9 % of the records are found under churn, or half of the lookups take more
     than 4 rounds. Example:  p2pe-sim dht --nodes 10000 --hours 1
     """
+    if not math.isfinite(hours + churn + sybils):
+        raise UsageError("--hours, --churn and --sybils take numbers that end")
     began = time.process_time()
     with _without_collector(), progress_shown() as show:
         world, churned = churning_world(
