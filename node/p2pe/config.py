@@ -294,6 +294,7 @@ RELAY_SECOND_WAIT: Final = 0.4  # seconds after the first reservation for the ot
 RELAY_CLIENT_CIRCUITS: Final = 64  # circuits to us being set up at once, all relays together
 RELAY_RETRY_FIRST: Final = 1.0  # seconds, doubling, until a relay that failed is asked again
 RELAY_RETRY_MAX: Final = 120.0
+RELAY_PORT_RETRY: Final = 5.0  # seconds, doubling, until the listen port is tried anew where another had to do
 RELAY_FAILURE_SECONDS: Final = 600.0  # a link that broke counts against its relay so long
 RELAY_FAILURES_DOUBTED: Final = 3  # within that time, until another relay is taken: one contact's bad line mustn't do
 RELAY_STANDINGS: Final = 256  # relays of which failures are remembered, ours and contacts'

@@ -23,10 +23,10 @@ _CLONE_NEWNET: Final = 0x40000000
 
 
 def ip(*commands: str) -> None:
-    """Runs `ip` commands in the calling thread's namespace. Raises LabUnavailable with what `ip` said."""
+    """Runs `ip` commands in the calling thread's namespace. Raises OSError with what `ip` said."""
     done = subprocess.run(["ip", "-batch", "-"], input="\n".join(commands), text=True, capture_output=True)
     if done.returncode != 0:
-        raise LabUnavailable(f"ip failed: {done.stderr.strip()}")
+        raise OSError(f"ip failed: {done.stderr.strip()}")
 
 
 @contextmanager
@@ -57,7 +57,10 @@ def in_namespace(work: Callable[[], T]) -> T:
             if libc.unshare(_CLONE_NEWNET) != 0:
                 reason = os.strerror(ctypes.get_errno())
                 raise LabUnavailable(f"network namespaces can't be made here: {reason}")
-            ip("link set lo up", "link add lan0 type veth peer name far0", "link set lan0 up", "link set far0 up")
+            try:
+                ip("link set lo up", "link add lan0 type veth peer name far0", "link set lan0 up", "link set far0 up")
+            except OSError as problem:
+                raise LabUnavailable(str(problem)) from None
             results.append(work())
         except BaseException as problem:  # noqa: BLE001 - raised again by the caller's thread
             problems.append(problem)

@@ -84,10 +84,6 @@ def test_ipv6_behind_stateful_firewalls_goes_direct(homes: PairedHomes) -> None:
     delivered_directly(homes, NatType.V6_FIREWALL, NatType.V6_FIREWALL)
 
 
-@pytest.mark.xfail(
-    reason="open defect: in 4 of 12 runs the link stays on its relay, third try at a direct path included",
-    strict=False,
-)
 def test_five_percent_loss_still_delivers_and_goes_direct(homes: PairedHomes) -> None:
     delivered_directly(homes, NatType.PORT, NatType.PORT, loss=0.05)
 

@@ -40,7 +40,7 @@ from p2pe.overlay.connection import STREAM_ERRORS, HostConnection
 from p2pe.overlay.connections import Connected, HostEvent
 from p2pe.overlay.host import OverlayHost
 from p2pe.overlay.net import reset_on_close
-from p2pe.overlay.relay.client import local_for
+from p2pe.overlay.relay.placement import local_for
 from p2pe.overlay.relay.wire import MessageStream
 from p2pe.overlay.wire_addresses import address_to_bytes, addresses_from_bytes
 from p2pe.ports import ByteStream, Connection, Stream

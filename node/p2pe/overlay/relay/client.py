@@ -1,8 +1,7 @@
 """The relay's clients: holding reservations, taking circuits that come in, dialling `/p2p-circuit` addresses.
 
-Source: libp2p circuit-v2. Relays are dialled from our listen port, so that the address under which they see us is the
-one a hole-punching peer can reach (libp2p-facts 8). A relay isn't trusted: whoever comes through it proves itself in
-the Noise handshake that runs inside the circuit, and must be who the relay said.
+Source: libp2p circuit-v2. A relay isn't trusted: whoever comes through it proves itself in the Noise handshake that
+runs inside the circuit, and must be who the relay said.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ import structlog
 import trio
 
 from p2pe import config
-from p2pe.core.addresses import host_port, is_circuit, relay_of, with_peer
+from p2pe.core.addresses import is_circuit, relay_of, with_peer
 from p2pe.core.patience import patience
 from p2pe.core.relay_standing import RelayStanding
 from p2pe.errors import RemoteError, Unreachable
@@ -24,6 +23,7 @@ from p2pe.model import Address, PathKind, PeerId, PeerInfo
 from p2pe.overlay.connection import STREAM_ERRORS, HostConnection, NotSpoken
 from p2pe.overlay.connections import Connected, Disconnected, HostEvent, NetworkChanged
 from p2pe.overlay.host import OverlayHost
+from p2pe.overlay.relay.placement import connect_relay, is_well_placed
 from p2pe.overlay.relay.voucher import check_voucher
 from p2pe.overlay.relay.wire import (
     HOP_PROTOCOL,
@@ -42,7 +42,6 @@ log = structlog.get_logger(__name__)
 TAG: Final = "relay"
 Candidates = Callable[[], Sequence[PeerInfo]]
 _REFRESH_AT: Final = 0.75  # of a reservation's life
-_LOCAL_DIAL_SECONDS: Final = 3.0  # an attempt from the listen port; then any port will do
 _IDLE_SECONDS: Final = 5.0  # until the candidates are asked for again when none is left
 _LOOK_SECONDS: Final = 0.2  # at the least between two looks that nothing in particular asked for
 _WORDS: Final = {
@@ -66,6 +65,7 @@ class Held:
     refresh: float
     connection: HostConnection
     has_voucher: bool
+    misplaced: int = 0  # times in a row that it was had, but not from our listen port: nobody could punch
 
 
 class RelayClient:
@@ -110,37 +110,11 @@ class RelayClient:
     def _is_doubted(self, relay: PeerId) -> bool:
         return self._standing.is_doubted(relay, trio.current_time())
 
-    # --- the connection to a relay ---
-
-    async def connect_relay(self, relay: PeerInfo) -> HostConnection:
-        """A direct connection to the relay, from our listen port where that is possible. Raises Unreachable."""
-        direct = [c for c in self._host.connections(relay.peer_id) if c.path is not PathKind.RELAYED]
-        ports = {bound[1] for a in self._host.bound_addresses() if (bound := host_port(a))}
-        for connection in direct:
-            own = host_port(connection.local_address)
-            if own is not None and own[1] in ports:
-                return connection
-        addresses = [a for a in relay.addresses if not is_circuit(a)]
-        for address in addresses:
-            local = local_for(address, self._host.bound_addresses())
-            if local is not None:
-                try:
-                    with trio.fail_after(patience(_LOCAL_DIAL_SECONDS, self._host.pace.round_trip, 2)):
-                        return await self._host.dial_address(relay.peer_id, address, local=local)
-                except (Unreachable, trio.TooSlowError):
-                    continue  # that pair of ports is in use, or the address is dead: `connect` races them all
-        if direct:
-            return direct[0]
-        connection = await self._host.connect(PeerInfo(relay.peer_id, tuple(addresses)))
-        if connection.path is PathKind.RELAYED:
-            raise Unreachable("the relay itself can't be reached directly")
-        return connection
-
     # --- reservations ---
 
     async def reserve(self, relay: PeerInfo) -> Held:
         """Makes or renews one reservation and announces its addresses. Raises Unreachable."""
-        connection = await self.connect_relay(relay)
+        connection = await connect_relay(self._host, relay)
         answer = await self._ask(connection, HopMessage(type=HopMessage.RESERVE))
         expire, now = answer.reservation.expire, trio.current_time()
         seconds = float(expire - self._host.world.clock.now() // 1000)  # by two clocks, one of which may be hours off
@@ -161,16 +135,27 @@ class RelayClient:
                 has_voucher = True
             except RemoteError as error:
                 log.debug("a relay's voucher is no good", reason=str(error))  # advisory (circuit-v2)
+        before = self._held.get(relay.peer_id)
+        misplaced = 0 if is_well_placed(self._host, connection) else 1 + (before.misplaced if before else 0)
+        refresh = min(seconds, config.RELAY_RESERVATION_SECONDS) * _REFRESH_AT
+        if misplaced:
+            refresh = min(refresh, config.RELAY_PORT_RETRY * 2.0 ** min(misplaced - 1, 16))
         held = Held(
             relay=relay.peer_id,
             addresses=tuple(Address(with_peer(a, relay.peer_id) + "/p2p-circuit") for a in usable)[:2],
             expires=now + seconds,
-            refresh=now + min(seconds, config.RELAY_RESERVATION_SECONDS) * _REFRESH_AT,
+            refresh=now + refresh,
             connection=connection,
             has_voucher=has_voucher,
+            misplaced=misplaced,
         )
         self._held[relay.peer_id] = held
-        self._host.protect(relay.peer_id, TAG)
+        if before is None:
+            self._host.protect(relay.peer_id, TAG)
+        elif before.connection is not connection:
+            connection.protect(TAG)
+            before.connection.unprotect(TAG)  # it goes as soon as it carries no circuit
+            before.connection.close_if_unused()
         self._announce()
         return held
 
@@ -274,7 +259,7 @@ class RelayClient:
         via = relay_of(address)
         if via is None:
             raise Unreachable("not a relay address")
-        connection = await self.connect_relay(PeerInfo(via[1], (via[0],)))
+        connection = await connect_relay(self._host, PeerInfo(via[1], (via[0],)))
         request = HopMessage(type=HopMessage.CONNECT, peer=Peer(id=bytes(peer_id)))
         messages = await self._open(connection)
         is_open = False
@@ -383,12 +368,6 @@ class _Backoff:
         wait = max(least, min(config.RELAY_RETRY_MAX, config.RELAY_RETRY_FIRST * 2.0 ** (count - 1)))
         jitter = 1.0 + config.RETRY_JITTER * (self._entropy(1)[0] / 127.5 - 1.0)
         self._failures[peer] = (min(count, 16), trio.current_time() + wait * jitter)
-
-
-def local_for(address: Address, bound: Sequence[Address]) -> Address | None:
-    """The listening address whose port a dial to `address` should leave from: of its IP version; None without one."""
-    family = "ip6" if address.startswith(("/ip6/", "/dns6/")) else "ip4"
-    return next((a for a in bound if a.startswith(f"/{family}/") and host_port(a) is not None), None)
 
 
 def _relay_addresses(held: Held) -> tuple[Address, ...]:
