@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import subprocess
 from typing import Any
 
 import pytest
@@ -140,3 +142,43 @@ def block_and_unblock_are_where_people_look_for_them(alice: Person, bob: Person)
     assert "waiting for bob to come online" in shown(alice, sent)["reason"]
     bob.command("unblock", "alice")
     settled(alice, [sent])
+
+
+def following(person: Person, *options: str) -> subprocess.Popen[str]:
+    argv = person.command_line("inbox", "--follow", *options)
+    return subprocess.Popen(argv, stdout=subprocess.PIPE, text=True)
+
+
+def next_line(follower: subprocess.Popen[str]) -> str:
+    assert follower.stdout is not None
+    return follower.stdout.readline().rstrip("\n")
+
+
+def test_whoever_follows_hears_of_second_thoughts(couple: tuple[Person, Person]) -> None:
+    alice, bob = couple
+    with following(bob, "--ids") as reader, following(bob, "--json", "--ended-after", "0") as bot:
+        try:
+            sent = say(alice, "bob", "oops")
+            assert next_line(reader).endswith("alice: oops")
+            line = json.loads(next_line(bot))
+            assert line["id"] == sent
+            alice.command("retract", sent)
+            assert re.fullmatch(
+                rf"{sent[:16]}  [\d:]+  alice: \[taken back: the message of [\d:]+\]", next_line(reader)
+            )
+            told = json.loads(next_line(bot))
+        finally:
+            reader.kill()
+            bot.kill()
+    assert [(each["id"], each["state"], each["text"]) for each in told["ended"]] == [(sent, "retracted", "")]
+
+    # a bot that comes back with its cursors misses nothing, and hears nothing twice
+    again = say(alice, "bob", "oops again")
+    with following(bob, "--json", "--after", str(line["row"]), "--ended-after", str(told["next_ended"])) as bot:
+        try:
+            assert json.loads(next_line(bot))["id"] == again
+            alice.command("retract", again)
+            assert [each["id"] for each in json.loads(next_line(bot))["ended"]] == [again]
+        finally:
+            bot.kill()
+    assert bob.command("inbox", "--ended-after", "1", check=False).returncode == 2

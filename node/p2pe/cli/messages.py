@@ -110,27 +110,46 @@ def inbox(
     ] = None,
     unread: Annotated[bool, typer.Option("--unread", help="Only what isn't marked as read.")] = False,
     mark_read: Annotated[bool, typer.Option("--mark-read", help="Mark what is printed as read.")] = False,
+    ended_after: Annotated[
+        int | None,
+        typer.Option(
+            "--ended-after",
+            help="With --follow --json: a line {ended, next_ended} too for what was taken back or has expired since "
+            "that next_ended; 0 to begin with.",
+            min=0,
+            show_default=False,
+        ),
+    ] = None,
     ids: Annotated[bool, typer.Option("--ids", help="With each one's id, for show, read and --reply-to.")] = False,
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Print messages to you, oldest first. Of what was taken back or has expired, only that is said.
 
-    Printing doesn't mark anything as read, with one exception: an expiring message begins to count down.
+    Printing doesn't mark anything as read, with one exception: an expiring message begins to count down. With
+    --follow it is also said when a message is taken back or expires later.
 
     Examples:  p2pe inbox bob;  p2pe inbox --follow --json | your-bot;  p2pe inbox --unread --mark-read
     """
+    if ended_after is not None and not (follow and as_json):
+        raise UsageError("--ended-after goes with --follow --json")
     with client(home) as node:
         if follow:
-            for message in node.follow(contact=name, after=after):
-                if unread and message["read_at"] is not None:
-                    continue
-                if as_json:
-                    output.emit_json(message, line=True)
-                else:
-                    print_incoming(message, ids)
-                if mark_read or message["expire_after"]:
-                    node.mark_read(contact=message["contact"], ids=[message["id"]])
+            for page in node.follow_pages(contact=name, after=after, ended_after=ended_after):
+                for message in page["messages"]:
+                    if unread and message["read_at"] is not None:
+                        continue
+                    if as_json:
+                        output.emit_json(message, line=True)
+                    else:
+                        print_incoming(message, ids)
+                    if mark_read or message["expire_after"]:
+                        node.mark_read(contact=message["contact"], ids=[message["id"]])
+                if not as_json:
+                    for message in page["ended"]:
+                        print_ending(message, ids)
+                elif ended_after is not None and page["ended"]:
+                    output.emit_json({"ended": page["ended"], "next_ended": page["next_ended"]}, line=True)
             return
         if newest is not None:
             found = node.newest(newest, contact=name, ended=True)["messages"]
@@ -164,6 +183,15 @@ def print_incoming(message: IncomingShape, ids: bool = False) -> None:
         print(f"    {line}", flush=True)
     for note in _notes(message):
         print(f"    {output.paint(f'[{note}]', 'dim')}", flush=True)
+
+
+def print_ending(message: IncomingShape, ids: bool) -> None:
+    """What became of a message that was printed before."""
+    mark = f"{message['id'][: output.SHORT_ID]}  " if ids else ""
+    name = output.paint(output.safe(message["contact"]), "bold")
+    said = "taken back" if message["state"] == "retracted" else "expired"
+    note = output.paint(f"[{said}: the message of {output.when(message['received_at'])}]", "dim")
+    print(f"{mark}{output.paint(output.when(message['since']), 'dim')}  {name}: {note}", flush=True)
 
 
 def _notes(message: IncomingShape) -> list[str]:

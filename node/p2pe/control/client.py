@@ -258,10 +258,12 @@ class Client:
         ended: bool = False,
         limit: int | None = None,
         wait: float = 0.0,
+        ended_after: int | None = None,
     ) -> InboxAnswer:
         """One page, oldest first. With `wait`, rests for up to so many seconds while there is nothing. With `ended`,
-        what was taken back or has expired is there too, without its text."""
-        flags = {"unread": unread or None, "ended": ended or None, "wait": wait or None}
+        what was taken back or has expired is there too, without its text. With `ended_after`, the answer says in
+        `ended` what was so since that cursor."""
+        flags = {"unread": unread or None, "ended": ended or None, "wait": wait or None, "ended_after": ended_after}
         query = _query({"contact": contact, "after": after, "limit": limit, **flags})
         return cast("InboxAnswer", self._call("GET", f"/v1/inbox{query}", patience=wait + ANSWER_TIMEOUT))
 
@@ -283,10 +285,19 @@ class Client:
 
     def follow(self, *, contact: str | None = None, after: int = 0) -> Iterator[IncomingShape]:
         """Everything after row `after`, then everything that arrives, for ever."""
-        while True:
-            page = self.inbox(contact=contact, after=after, wait=FOLLOW_WAIT)
+        for page in self.follow_pages(contact=contact, after=after):
             yield from page["messages"]
-            after = page["next"]
+
+    def follow_pages(
+        self, *, contact: str | None = None, after: int = 0, ended_after: int | None = None
+    ) -> Iterator[InboxAnswer]:
+        """As `follow`, and in `ended` of each page what was taken back or has expired after it had been given out.
+        Keep `next` and `next_ended` of the last page, and go on with them after a restart. `ended_after` None: what
+        ends from now on."""
+        while True:
+            page = self.inbox(contact=contact, after=after, ended_after=ended_after, wait=FOLLOW_WAIT)
+            after, ended_after = page["next"], page["next_ended"]
+            yield page
 
     def mark_read(
         self, *, contact: str | None = None, ids: Sequence[str] | None = None, up_to: int | None = None

@@ -22,6 +22,7 @@ from p2pe.control.shapes import (
     OutgoingShape,
 )
 from p2pe.errors import UsageError
+from p2pe.messaging.inbox import Followed
 from p2pe.messaging.outbox import SendRequest
 from p2pe.model import MessageId, MessageState
 
@@ -32,6 +33,15 @@ Limit = Annotated[int, Query(ge=1, le=API_PAGE, description="At most so many.")]
 def _request(body: SendBody) -> SendRequest:
     reply_to = None if body.reply_to is None else MessageId(bytes.fromhex(body.reply_to))
     return SendRequest(body.to, body.text, body.key, reply_to, round(1000 * (body.expire_after or 0)))
+
+
+def _inbox_answer(followed: Followed, after: int) -> InboxAnswer:
+    return {
+        "messages": [present.incoming(each) for each in followed.messages],
+        "next": followed.messages[-1].row if followed.messages else after,
+        "ended": [present.incoming(each) for each in followed.ended],
+        "next_ended": followed.ended_number,
+    }
 
 
 def messages_router(services: Services) -> APIRouter:
@@ -107,20 +117,29 @@ def messages_router(services: Services) -> APIRouter:
         ended: Annotated[bool, Query(description="Also what was taken back or has expired, without its text.")] = False,
         limit: Limit = API_PAGE,
         wait: Annotated[float, Query(ge=0, le=API_MAX_WAIT, description="Seconds to rest while there is none.")] = 0.0,
+        ended_after: Annotated[
+            int | None, Query(ge=0, description="Also what ended since: `next_ended` of the answer before.")
+        ] = None,
     ) -> Response:
-        """One page, oldest first. A loop with `after` and `wait` follows the inbox and misses nothing."""
-        if newest is not None:
-            if after or unread or wait:
-                raise UsageError("newest goes with contact alone; leave out after, unread and wait")
-            found = await inbox.newest(contact_name=contact, limit=newest, ended=ended)
-        elif wait and not unread:
-            found = await while_connected(
-                request, lambda: inbox.wait(contact_name=contact, after=after, limit=limit, timeout=wait)
+        """One page, oldest first. A loop with `after`, `ended_after` and `wait` follows all and misses nothing."""
+        if newest is not None and (after or unread or wait):
+            raise UsageError("newest goes with contact alone; leave out after, unread and wait")
+        if ended_after is not None and (newest is not None or unread or ended):
+            raise UsageError("ended_after goes with after, wait and contact; leave out newest, unread and ended")
+        if newest is None and not unread and not ended:
+            followed = await while_connected(
+                request,
+                lambda: inbox.follow(
+                    contact_name=contact, after=after, ended_after=ended_after, limit=limit, timeout=wait
+                ),
             )
+            return JSONResponse(_inbox_answer(followed, after))
+        next_ended = await inbox.last_ended()
+        if newest is not None:
+            found = await inbox.newest(contact_name=contact, limit=newest, ended=ended)
         else:
             found = await inbox.list(contact_name=contact, after=after, unread_only=unread, limit=limit, ended=ended)
-        cursor = found[-1].row if found else after
-        return JSONResponse({"messages": [present.incoming(each) for each in found], "next": cursor})
+        return JSONResponse(_inbox_answer(Followed(found, [], next_ended), after))
 
     @routes.get("/inbox/{identifier}", response_model=IncomingDetail)
     async def show_incoming(identifier: str) -> Response:

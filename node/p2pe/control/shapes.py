@@ -75,10 +75,13 @@ class AcceptedAnswer(TypedDict):
 
 
 class InboxAnswer(TypedDict):
-    """`next` is the `after` of the following request."""
+    """`next` is the `after` of the following request, `next_ended` its `ended_after`. `ended`: of the messages up to
+    `after` those that were taken back or have expired since `ended_after`."""
 
     messages: list[IncomingShape]
     next: int
+    ended: list[IncomingShape]
+    next_ended: int
 
 
 class IncomingHistory(TypedDict):

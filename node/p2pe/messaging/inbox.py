@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import apsw
 import trio
@@ -15,10 +16,18 @@ from p2pe.messaging.names import contact_named, id_range
 from p2pe.messaging.signals import Signals
 from p2pe.model import Contact, ContactId, IncomingMessage, MessageId
 from p2pe.ports import World
-from p2pe.storage import incoming, outgoing
+from p2pe.storage import endings, incoming, outgoing
 from p2pe.storage.database import Database
 
 Messages = list[IncomingMessage]
+
+
+class Followed(NamedTuple):
+    """One page of `Inbox.follow`."""
+
+    messages: Messages  # that arrived
+    ended: Messages  # that had arrived, and were taken back or have expired
+    ended_number: int  # the cursor for `ended`
 
 
 class Inbox:
@@ -69,24 +78,38 @@ class Inbox:
 
         return await self._database.read(look)
 
-    async def wait(
+    async def follow(
         self,
         *,
         contact_name: str | None = None,
         after: int,
+        ended_after: int | None = None,
         limit: int = API_PAGE,
-        timeout: float | None = None,
-    ) -> Messages:
-        """Like `list`, but waits until there is at least one; [] after `timeout` seconds. `--follow` is a loop of
-        these: a crash between two calls loses nothing, since the cursor is the caller's."""
-        with trio.move_on_after(float("inf") if timeout is None else timeout):
-            while True:
-                seen = self._signals.arrived.count
-                page = await self.list(contact_name=contact_name, after=after, limit=limit)
-                if page:
-                    return page
-                await self._signals.arrived.beyond(seen)
-        return []
+        timeout: float = 0.0,
+    ) -> Followed:
+        """Like `list`, but rests for up to `timeout` seconds until there is something. Also tells which messages with a
+        row up to `after` were taken back or have expired since the cursor `ended_after`, the `ended_number` of the
+        answer before; None begins with what ends from now on.
+
+        `p2pe inbox --follow` is a loop of these. Both lists come out of one look and the cursors are the caller's: a
+        crash between two calls loses neither."""
+        most = max(1, min(limit, API_PAGE))
+
+        def look(tx: apsw.Connection) -> Followed:
+            contact_id = _contact_id(tx, contact_name)
+            found = incoming.page(tx, contact_id=contact_id, after=after, unread_only=False, limit=most)
+            if ended_after is None:
+                return Followed(found, [], endings.last_number(tx))
+            ended = endings.after(tx, ended_after, contact_id=contact_id, up_to_row=after, limit=most)
+            return Followed(found, ended.messages, ended.number)
+
+        seen = self._signals.inbox.count
+        followed = await self._database.read(look)
+        with trio.move_on_after(timeout):
+            while not followed.messages and not followed.ended:
+                seen = await self._signals.inbox.beyond(seen)
+                followed = await self._database.read(look)
+        return followed
 
     async def show(self, identifier: MessageId | str) -> IncomingMessage:
         """One message, by id or by a unique beginning of its hex form. Raises NotFound; LocalError when several fit."""
@@ -113,6 +136,10 @@ class Inbox:
             return [each for each in incoming.by_ids(tx, ids) if each.contact_id == found.contact_id]
 
         return await self._database.read(look)
+
+    async def last_ended(self) -> int:
+        """The cursor `ended_after` for what ends from now on."""
+        return await self._database.read(endings.last_number)
 
     async def last_row(self) -> int:
         """The cursor behind everything that is here now."""

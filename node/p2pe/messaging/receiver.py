@@ -260,7 +260,7 @@ class Receiver:
             self._couriers.receipted(link, results.settled)
             self._signals.states_changed(results.settled)
         if results.new:
-            self._signals.arrived.fire()
+            self._signals.inbox_grew()
         if results.erased:
             self._signals.erased.fire()
             self._signals.inbox_touched()

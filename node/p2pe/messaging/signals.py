@@ -38,20 +38,27 @@ class Pulse:
 
 class Signals:
     """One value for the whole room: `arrived` fires after incoming rows were committed, `changed` after states of
-    outgoing ones were, `inbox_changed` after incoming ones were marked or erased, `anything` with those two; `erased`
-    when a text was erased and the log still has it."""
+    outgoing ones were, `inbox_changed` after incoming ones were marked or erased, `anything` with those two, `inbox`
+    with `arrived` and `inbox_changed`; `erased` when a text was erased and the log still has it."""
 
     def __init__(self) -> None:
         self.arrived = Pulse()
         self.changed = Pulse()
         self.inbox_changed = Pulse()
+        self.inbox = Pulse()
         self.anything = Pulse()
         self.erased = Pulse()
         self._watched: dict[MessageId, tuple[Pulse, int]] = {}  # and how many watch it
 
+    def inbox_grew(self) -> None:
+        """After the commit that added incoming rows."""
+        self.arrived.fire()
+        self.inbox.fire()
+
     def inbox_touched(self) -> None:
         """After the commit that marked or erased incoming rows."""
         self.inbox_changed.fire()
+        self.inbox.fire()
         self.anything.fire()
 
     def states_changed(self, ids: Iterable[MessageId]) -> None:

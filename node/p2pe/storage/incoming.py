@@ -290,13 +290,14 @@ SELECT json_group_array(json_array(row, contact_id, name, received_at, sent_at, 
        CAST(group_concat(id, '') AS BLOB), CAST(group_concat(body, '') AS BLOB)
 FROM (SELECT *, sum(length(body)) OVER (ROWS UNBOUNDED PRECEDING) - length(body) AS before
       FROM (SELECT incoming.*, contacts.name, {_EDITED} AS edited FROM """
-_IN_ORDER: Final = f"incoming JOIN contacts ON contacts.id = contact_id WHERE {_ARRIVED} AND "
+IN_ORDER: Final = f"incoming JOIN contacts ON contacts.id = contact_id WHERE {_ARRIVED} AND "
 # The index on ids starts with the contact: a search a contact. CROSS JOIN keeps SQLite from scanning instead.
 _BY_ID: Final = f"contacts CROSS JOIN incoming ON incoming.contact_id = contacts.id WHERE {_ARRIVED} AND incoming.id "
 ERASED: Final = Content("")
 
 
-def _show(tx: apsw.Connection, where: str, values: tuple[Any, ...]) -> list[IncomingMessage]:
+def show(tx: apsw.Connection, where: str, values: tuple[Any, ...]) -> list[IncomingMessage]:
+    """`where`: IN_ORDER and what comes after it."""
     plain, ids, bodies = tx.execute(f"{_SHOWN}{where})) WHERE before < {MAX_PAGE_BYTES}", values).get
     rows = json.loads(plain)
     return [
@@ -360,7 +361,7 @@ def page(
         conditions.append("read_at IS NULL")
     if unread_only or not ended:
         conditions.append("ended_at IS NULL")
-    return _show(tx, f"{_IN_ORDER}{' AND '.join(conditions)} ORDER BY row LIMIT ?", (*values, limit))
+    return show(tx, f"{IN_ORDER}{' AND '.join(conditions)} ORDER BY row LIMIT ?", (*values, limit))
 
 
 def newest(
@@ -373,17 +374,17 @@ def newest(
         values.append(contact_id)
     if not ended:
         conditions.append("ended_at IS NULL")
-    return _show(tx, f"{_IN_ORDER}{' AND '.join(conditions)} ORDER BY row DESC LIMIT ?", (*values, limit))[::-1]
+    return show(tx, f"{IN_ORDER}{' AND '.join(conditions)} ORDER BY row DESC LIMIT ?", (*values, limit))[::-1]
 
 
 def by_ids(tx: apsw.Connection, ids: Sequence[MessageId]) -> list[IncomingMessage]:
     """Ended ones included."""
-    return _show(tx, f"{_BY_ID}IN {KEYS_OF_32} ORDER BY row", (b"".join(ids), len(ids)))
+    return show(tx, f"{_BY_ID}IN {KEYS_OF_32} ORDER BY row", (b"".join(ids), len(ids)))
 
 
 def by_prefix(tx: apsw.Connection, low: bytes, high: bytes, limit: int) -> list[IncomingMessage]:
     """Messages with low <= id <= high (32 bytes each), ended ones included."""
-    return _show(tx, _BY_ID + "BETWEEN ? AND ? ORDER BY row LIMIT ?", (low, high, limit))
+    return show(tx, _BY_ID + "BETWEEN ? AND ? ORDER BY row LIMIT ?", (low, high, limit))
 
 
 def last_row(tx: apsw.Connection) -> int:
