@@ -1,9 +1,5 @@
 """All live links, and how new ones come about: asked for, accepted, greeted, renewed, moved to a better path.
-Implements ports.Links.
-
-Of several links to a contact the newest is used. Only the side that dialled a link closes it when another one has
-replaced it; when both sides dialled at once, the link dialled by the lower identity key stays. So the two never
-close each other's, and never both.
+Implements ports.Links. Of several links to a contact the newest is used; the others are closed (replacing.py).
 """
 
 from __future__ import annotations
@@ -17,7 +13,6 @@ import trio
 
 from p2pe.config import (
     GREET_AT_ONCE,
-    LINK_RACE_SECONDS,
     LINK_RETIRE_QUIET,
     LINK_RETIRE_SECONDS,
     MAX_GREETED,
@@ -25,21 +20,19 @@ from p2pe.config import (
     RECONNECT_WAITS,
     RECONNECT_WAITS_DIALLED,
 )
-from p2pe.connectivity.dialer import SessionDialer, dialled_peer
+from p2pe.connectivity.dialer import SessionDialer
 from p2pe.connectivity.history import History
+from p2pe.connectivity.noting import note_session
 from p2pe.connectivity.reconnecting import Reconnector
+from p2pe.connectivity.replacing import replaced
 from p2pe.connectivity.session import Session
-from p2pe.core.derive import pair_keys
 from p2pe.core.paths import RelayPolicy, is_better
-from p2pe.core.rotation import proven
 from p2pe.errors import P2peError, StorageError, Unreachable
-from p2pe.model import ContactId, ContactReachability, GoodbyeReason, Millis, PathAttempt, PeerInfo
+from p2pe.model import ContactId, ContactReachability, GoodbyeReason, PathAttempt
 from p2pe.ports import Connection, LinkHandler, Relays, World
 from p2pe.rendezvous.pulse import Pulse
 from p2pe.rendezvous.roster import Known, Roster
-from p2pe.storage import contacts, held
 from p2pe.storage.database import Database
-from p2pe.storage.migrations import Tx
 
 _log = structlog.get_logger(__name__)
 _GONE_FOR_GOOD = (GoodbyeReason.STOPPING, GoodbyeReason.RENEW, GoodbyeReason.SUPERSEDED)
@@ -253,7 +246,7 @@ class LinkRegistry:
         secret works: the old one is erased then."""
         try:
             is_new_device, dropped = await self._database.write(
-                partial(_note_session, session, known.peer, self._world.clock.now())
+                partial(note_session, session, known.peer, self._world.clock.now())
             )
             if dropped:
                 await self._database.truncate_log()
@@ -272,26 +265,10 @@ class LinkRegistry:
     # --- replacing one by another ---
 
     def _retire_replaced(self, known: Known) -> None:
-        """Starts to close those links of ours that another one has replaced (see the head of this file)."""
-        live = [each for each in self._sessions.get(known.contact_id, []) if each.is_open and not each.retiring]
-        for index, session in enumerate(live):
-            replaced = any(self._replaces(other, session, at > index, known) for at, other in enumerate(live))
-            if session.is_dialer and replaced:
-                session.retiring = True
-                self._nursery.start_soon(self._retire, session)
-
-    @staticmethod
-    def _replaces(other: Session, session: Session, is_newer: bool, known: Known) -> bool:
-        """Whether `other` makes `session`, which we dialled, superfluous. The margins differ so that, however the two
-        clocks run, not both sides close theirs."""
-        if other is session or is_better(session.path, other.path):
-            return False
-        if other.is_dialer:
-            return is_newer
-        younger_by = session.age - other.age
-        if known.we_are_lower:
-            return younger_by >= 2 * LINK_RACE_SECONDS
-        return younger_by > -LINK_RACE_SECONDS
+        """Starts to close those links of ours that another one has replaced."""
+        for session in replaced(self._sessions.get(known.contact_id, []), known.we_are_lower):
+            session.retiring = True
+            self._nursery.start_soon(self._retire, session)
 
     async def _retire(self, session: Session) -> None:
         """Closes it when it has been quiet for a moment: what is on its way gets through."""
@@ -302,7 +279,7 @@ class LinkRegistry:
     async def _renew_when_due(self, session: Session) -> None:
         """Makes the session's successor in time, on the best connection there is."""
         await session.wait_renewal_due()
-        await self._replace(session, session.connection)
+        await self._open_over(session.contact_id, session.connection)
 
     async def meet(self, contact_id: ContactId, connection: Connection) -> None:
         """The contact was found at the other end of this connection: a link over it, unless there is one as good."""
@@ -310,11 +287,8 @@ class LinkRegistry:
         if session is None or is_better(connection.path, session.path):
             await self._open_over(contact_id, connection)
 
-    async def _replace(self, session: Session, connection: Connection) -> None:
-        """A fresh session beside `session`, over `connection`. A failure leaves things as they are."""
-        await self._open_over(session.contact_id, connection)
-
     async def _open_over(self, contact_id: ContactId, connection: Connection) -> None:
+        """A fresh session beside those there are. A failure leaves things as they are."""
         known = self._roster.get(contact_id)
         if known is None or known.blocked or contact_id in self._renewing or self._is_stopping:
             return
@@ -330,7 +304,7 @@ class LinkRegistry:
         """A fresh session beside the one in use: under a new pair secret, or with a new certificate of ours."""
         session = self.current(contact_id)
         if session is not None:
-            await self._replace(session, session.connection)
+            await self._open_over(session.contact_id, session.connection)
 
     def renew_soon(self, contact_id: ContactId) -> None:
         """The same in the background."""
@@ -348,7 +322,7 @@ class LinkRegistry:
                 and not session.retiring
                 and is_better(connection.path, session.path)
             ):
-                await self._replace(session, connection)
+                await self._open_over(session.contact_id, connection)
 
     async def _improve(self, session: Session) -> None:
         """The better connection may have come up while this session's handshake was under way."""
@@ -423,28 +397,3 @@ class LinkRegistry:
     def note(self, contact_id: ContactId, attempt: PathAttempt) -> None:
         """Adds a line to what `p2pe why` shows; for hole punching and the like."""
         self._history.add(contact_id, (attempt,))
-
-
-def _note_session(session: Session, before: PeerInfo | None, now: Millis, tx: Tx) -> tuple[bool, bool]:
-    """(the contact is on a newer device list than before, an old pair secret was dropped)."""
-    contact_id = session.contact_id
-    row = contacts.secrets(tx, contact_id)
-    contacts.saw(
-        tx,
-        contact_id,
-        now,
-        list_version=session.list_version,
-        protocol_version=session.version,
-        revoked=session.revoked,
-    )
-    peer = dialled_peer(session, before)
-    if peer is not None:
-        contacts.set_peer(tx, contact_id, peer)
-    is_new_device = session.list_version > row.list_version
-    if is_new_device:
-        held.retract_again(tx, contact_id)
-        contacts.rotate_soon(tx, contact_id)  # the secret may be on a device that was stolen
-    dropped = row.next_secret is not None and pair_keys(row.next_secret).receipt == session.receipt_key
-    if dropped:
-        contacts.store_pair(tx, contact_id, proven(row.pair), now)
-    return is_new_device, dropped

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 import structlog
@@ -32,6 +32,7 @@ from p2pe.overlay.host import OverlayHost
 from p2pe.overlay.kad_codec import KadMessage, Kind, nodes_told_by
 from p2pe.overlay.kad_rpc import Answer, KadClient, Traffic
 from p2pe.overlay.kad_server import KadServer, Served
+from p2pe.overlay.kad_storers import Storers, StorersOf
 from p2pe.overlay.kad_upkeep import Upkeep
 from p2pe.ports import World
 
@@ -69,17 +70,6 @@ class DhtStats:
     served: Served
 
 
-@dataclass(slots=True)
-class _Remembered:
-    """The storers of one location, and the lock that lets one lookup serve all who want them."""
-
-    lock: trio.Lock = field(default_factory=trio.Lock)
-    storers: tuple[Node, ...] = ()
-    found_at: float = float("-inf")  # by a lookup
-    stored_at: float = float("-inf")  # with all of `storers`
-    was_full: bool = False  # there were KAD_STORE_COUNT of them: the network isn't tiny
-
-
 class Dht:
     """Made by `open_dht`; lives as long as that block."""
 
@@ -104,7 +94,7 @@ class Dht:
         self.client = KadClient(host, self._timeouts)
         self.stability = Stability()
         self._silent: OrderedDict[PeerId, None] = OrderedDict()  # didn't answer when asked last: no seeds
-        self._remembered: OrderedDict[bytes, _Remembered] = OrderedDict()
+        self._storers = Storers(self, world.clock)
         self.upkeep = Upkeep(self, host, world, bootstrap, seeds)
         self.server = KadServer(world, self.table, self.store, self.upkeep.heard_from)
         self.server.own_addresses = host.listen_addresses
@@ -172,24 +162,23 @@ class Dht:
     async def publish(self, key: bytes, record: bytes) -> int:
         """See ports.Directory. Raises LocalError for a record that no server would take."""
         self._checked(key, record)
-        entry = self._entry(key)
+        entry = self._storers.of(key)
         max_age = float("inf") if entry.was_full else config.KAD_STORER_CACHE_SECONDS
-        fresh = await self._find_storers(entry, key, max_age=max_age)
-        asked, stored_at = entry.storers, entry.stored_at
-        took = await self._put_at(asked, key, record)
+        fresh = await self._find_storers(entry, key, max_age)
+        asked, stored_at = entry.nodes, entry.stored_at
+        took = await self._storers.put(asked, key, record)
         if not fresh:
             stayed = [node for node in asked if node.peer_id in took]
             if len(stayed) < min(len(asked), config.KAD_STORERS_LEAST):
                 # Those left of a lookup over disjoint paths know their neighbours. Raises if it is we who are cut off.
-                paths = 1 if stayed else config.KAD_DISJOINT_PATHS
-                await self._find_storers(entry, key, max_age=0.0, paths=paths)
-                took |= await self._put_at([n for n in entry.storers if n.peer_id not in took], key, record)
+                await self._find_storers(entry, key, 0.0, paths=1 if stayed else config.KAD_DISJOINT_PATHS)
+                took |= await self._storers.put([n for n in entry.nodes if n.peer_id not in took], key, record)
             else:
-                entry.storers = tuple(stayed)
+                entry.nodes = tuple(stayed)
             self.stability.observed(len(stayed), len(asked) - len(stayed), trio.current_time() - stored_at)
         entry.stored_at = trio.current_time()
-        self.stability.is_small = len(entry.storers) < config.KAD_STORERS_LEAST
-        if self._is_storer(location_of(location_key(key)), entry.storers):
+        self.stability.is_small = len(entry.nodes) < config.KAD_STORERS_LEAST
+        if self._is_storer(location_of(location_key(key)), entry.nodes):
             self.store.put(key, record, source=self.local.peer_id, network=None, now=self._world.clock.now())
             took.add(self.local.peer_id)
         return len(took)
@@ -200,14 +189,26 @@ class Dht:
 
     async def lookup(self, key: bytes) -> tuple[bytes, ...]:
         """See ports.Directory."""
-        entry = self._entry(key)
-        fresh = await self._find_storers(entry, key, max_age=config.KAD_STORER_CACHE_SECONDS)
-        found = await self._get_from(entry.storers, key)
+        entry = self._storers.of(key)
+        fresh = await self._find_storers(entry, key, config.KAD_STORER_CACHE_SECONDS)
+        found = await self._storers.get(entry.nodes, key)
         age = trio.current_time() - entry.found_at
         if not found and not fresh and (age > config.KAD_RELOOK_SECONDS or not entry.was_full):
-            await self._find_storers(entry, key, max_age=0.0)
-            found = await self._get_from(entry.storers, key)
+            await self._find_storers(entry, key, 0.0)
+            found = await self._storers.get(entry.nodes, key)
         return tuple(record.raw for record in found)
+
+    async def _find_storers(
+        self, entry: StorersOf, key: bytes, max_age: float, *, paths: int = config.KAD_DISJOINT_PATHS
+    ) -> bool:
+        """See Storers.find. The first server of a network stores by itself. Raises Unreachable."""
+        try:
+            return await self._storers.find(entry, key, max_age, paths)
+        except Unreachable:
+            if self._mode == "client":
+                raise
+            entry.nodes = ()
+            return True
 
     async def find_closest(self, wire_key: bytes, count: int = config.KAD_STORE_COUNT) -> tuple[PeerInfo, ...]:
         """The `count` live servers nearest to a key as it stands in FIND_NODE: a peer id or a location key.
@@ -305,53 +306,12 @@ class Dht:
         self.table.add(node, trio.current_time())
         self.upkeep.joined.set()
 
-    # --- storers ---
-
-    def _entry(self, key: bytes) -> _Remembered:
-        """What is remembered of a record key's storers. All slots of a public key share one entry."""
-        try:
-            location = location_key(key)
-        except RemoteError as error:
-            raise LocalError(str(error)) from None
-        entry = self._remembered.setdefault(location, _Remembered())
-        self._remembered.move_to_end(location)
-        if len(self._remembered) > config.KAD_STORER_CACHE:
-            self._remembered.popitem(last=False)
-        return entry
-
-    async def _find_storers(
-        self, entry: _Remembered, key: bytes, *, max_age: float, paths: int = config.KAD_DISJOINT_PATHS
-    ) -> bool:
-        """Looks the storers up unless they were found within `max_age` seconds; whether it did, or somebody else
-        while we waited. Raises Unreachable."""
-        asked_at = trio.current_time()
-        async with entry.lock:
-            if entry.found_at >= asked_at:
-                return True
-            if entry.found_at + max_age > asked_at and self._is_well_known(entry):
-                return False
-            try:
-                lookup = await self.run_lookup(location_key(key), paths=paths)
-            except Unreachable:
-                if self._mode == "client":
-                    raise
-                entry.storers = ()  # the first server of a network stores by itself
-                return True
-            entry.storers, entry.found_at = lookup.storers(), trio.current_time()
-            entry.was_full = len(entry.storers) >= config.KAD_STORE_COUNT
-            return True
-
     def _seeds(self, target: int) -> list[Node]:
         """Whom to ask first: the nearest of the table, and of the servers remembered as storers, some of which are
         nearer. A lookup among 10,000 servers takes a third fewer requests by that."""
         near = {node.location ^ target: node for node in self.table.closest(target, config.KAD_K)}
-        for entry in self._remembered.values():
-            near.update((n.location ^ target, n) for n in entry.storers if n.peer_id not in self._silent)
+        near.update((n.location ^ target, n) for n in self._storers.remembered() if n.peer_id not in self._silent)
         return [near[distance] for distance in sorted(near)[: config.KAD_K]]
-
-    def _is_well_known(self, entry: _Remembered) -> bool:
-        """A network that was tiny when they were looked up may have grown since."""
-        return len(entry.storers) >= min(config.KAD_STORERS_LEAST, len(self.table))
 
     def _is_storer(self, target: int, storers: Sequence[Node]) -> bool:
         """Whether this node itself is among the closest servers."""
@@ -359,54 +319,6 @@ class Dht:
             return False
         distance = self.local.location ^ target
         return sum(node.location ^ target < distance for node in storers) < config.KAD_STORE_COUNT
-
-    async def _put_at(self, storers: Sequence[Node], key: bytes, record: bytes) -> set[PeerId]:
-        """Who took it."""
-        took: set[PeerId] = set()
-
-        async def put(node: Node) -> None:
-            try:
-                answer = await self.ask(node, KadMessage(Kind.PUT_VALUE, key, record))
-            except (Unreachable, RemoteError):
-                return
-            if answer.message.value == record:
-                took.add(node.peer_id)
-
-        async with trio.open_nursery() as nursery:
-            for node in storers:
-                nursery.start_soon(put, node)
-        return took
-
-    async def _get_from(self, storers: Sequence[Node], key: bytes) -> list[Record]:
-        """Valid records from the storers, newest first. Ends early once KAD_QUORUM of them agree on the newest."""
-        found: dict[bytes, Record] = {}
-        votes: dict[bytes, int] = {}
-
-        def consider(raw: bytes | None) -> None:
-            if raw is None:
-                return
-            try:
-                record = found.get(raw) or check_record(key, raw, self._world.clock.now())
-            except RemoteError:
-                return
-            found[raw] = record
-            votes[raw] = votes.get(raw, 0) + 1
-            newest = max(found.values(), key=lambda r: (r.sequence, r.raw))
-            if votes[newest.raw] >= config.KAD_QUORUM:
-                nursery.cancel_scope.cancel()
-
-        async def get(node: Node) -> None:
-            try:
-                answer = await self.ask(node, KadMessage(Kind.GET_VALUE, key))
-            except (Unreachable, RemoteError):
-                return
-            consider(answer.message.value)
-
-        async with trio.open_nursery() as nursery:
-            consider(self.store.get(key, self._world.clock.now()))
-            for node in storers:
-                nursery.start_soon(get, node)
-        return sorted(found.values(), key=lambda record: (record.sequence, record.raw), reverse=True)
 
     def _checked(self, key: bytes, record: bytes) -> Record:
         try:
