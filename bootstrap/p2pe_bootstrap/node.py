@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import structlog
 import trio
 from p2pe import config
+from p2pe.commandline import stop_signals
 from p2pe.core.addresses import host_port, with_peer
 from p2pe.core.kademlia.diversity import AsnMap
 from p2pe.errors import LocalError, UsageError
@@ -52,10 +53,10 @@ class Settings:
 
 
 async def run(settings: Settings, ready: Callable[[tuple[str, ...]], None]) -> None:
-    """Runs until SIGTERM or SIGINT. `ready` gets the full multiaddrs, best first, once all is up.
+    """Runs until one of `stop_signals`. `ready` gets the full multiaddrs, best first, once all is up.
     Raises UsageError, Conflict, StorageError, LocalError (an address can't be bound)."""
     settings.check()
-    with settings.home.locked(), trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+    with settings.home.locked(), trio.open_signal_receiver(*stop_signals()) as signals:
         key = settings.home.load_or_create_key()
         world = real_world()
         limits = HostLimits(max_connections=config.MAX_CONNECTIONS_BOOTSTRAP)

@@ -20,6 +20,7 @@ import structlog
 import trio
 
 from p2pe.app_home import Settings, passphrase_for
+from p2pe.commandline import stop_signals
 from p2pe.errors import P2peError, StorageError
 from p2pe.identity.keyring import open_identity
 from p2pe.identity.keys import Identity
@@ -59,7 +60,7 @@ def run_process(
 
 
 async def _until_signalled(settings: Settings, identity: Identity, run_node: Callable[..., object]) -> None:
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+    with trio.open_signal_receiver(*stop_signals()) as signals:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_stop_on_signal, signals, nursery.cancel_scope)
             services: Services = await nursery.start(partial(run_node, settings, None, identity))  # type: ignore[arg-type]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -56,7 +57,7 @@ def run_command(
             error.show()
         code = error.exit_code
     except click.Abort:
-        show("aborted", "stopped, as you chose")
+        show("aborted", "not confirmed: nothing was changed")
         code = general
     except P2peError as error:
         show(error.code, str(error))
@@ -70,6 +71,13 @@ def run_command(
         traceback.print_exc()
         code = general
     sys.exit(code)
+
+
+def stop_signals() -> tuple[signal.Signals, ...]:
+    """What a daemon takes as the wish that it end: SIGTERM, Ctrl-C, and a terminal that was closed, except under
+    nohup."""
+    told = (signal.SIGTERM, signal.SIGINT)
+    return told if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else (*told, signal.SIGHUP)
 
 
 def _run(app: typer.Typer, program: str, arguments: Sequence[str]) -> int:

@@ -48,6 +48,8 @@ def failure(done: subprocess.CompletedProcess[bytes]) -> str:
         ("p2pe", ["nonsense"]),
         ("p2pe", ["send", "bob", "text", "--timeout", "nan"]),
         ("p2pe", ["send", "bob", "text", "--timeout", "1e9"]),
+        ("p2pe", ["forget", "bob"]),  # nobody is there to be asked
+        ("p2pe", ["contacts", "remove", "bob"]),
         ("p2pe-bootstrap", ["run"]),
         ("p2pe-bootstrap", ["run", "--listen", "/ip4/127.0.0.1/tcp/0", "--log-level", "loud"]),
         ("p2pe-sim", ["run"]),
@@ -65,6 +67,11 @@ def test_a_log_level_that_doesnt_exist_is_wrong_usage(tmp_path: Path) -> None:
     done = run("p2pe", "run", "--log-level", "loud", home=tmp_path)
     assert done.returncode == 2
     assert done.stderr == b"p2pe: --log-level is 'loud'; choose one of debug, info, warning, error\n"
+
+
+def test_no_answer_is_no(tmp_path: Path) -> None:
+    done = run("p2pe", "forget", "bob", home=tmp_path)
+    assert done.returncode == 1 and done.stderr.endswith(b"p2pe: not confirmed: nothing was changed\n")
 
 
 def test_json_as_a_text_is_a_text(tmp_path: Path) -> None:

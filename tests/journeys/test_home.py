@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 from pathlib import Path
 
@@ -27,11 +28,24 @@ def test_a_second_daemon_is_refused_with_the_first_ones_process_id(story: Proces
         assert client.status()["pid"] == alice.node.process.pid
 
 
-def test_sigterm_ends_it_gracefully(story: Processes) -> None:
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_ends_it_gracefully(how: signal.Signals, story: Processes) -> None:
     alice = story.person("alice").start()
-    assert alice.stop() == 0
+    assert alice.node is not None
+    assert alice.node.end(how) == 0
+    alice.node = None
     assert not (alice.home / "api.sock").exists()
     alice.start()
+
+
+def test_under_nohup_a_closed_terminal_is_nothing(story: Processes) -> None:
+    alice = story.person("alice")
+    alice.inside = ("nohup",)
+    alice.start()
+    assert alice.node is not None
+    alice.node.process.send_signal(signal.SIGHUP)
+    assert alice.stop() == 0
+    assert '"signal": "SIGTERM"' in (alice.world.running[-1].log_text())
 
 
 def test_passphrase_right_wrong_and_missing(story: Processes, tmp_path: Path) -> None:

@@ -41,7 +41,8 @@ def running(home: Path, *args: str, listen: str = ANY) -> Iterator[tuple[subproc
         process.communicate()
 
 
-def test_ready_line_key_status_and_drain(tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_ready_line_key_status_and_drain(tmp_path: Path, how: signal.Signals) -> None:
     with running(tmp_path) as (process, line):
         address, peer_id = split_peer(line)
         assert address.startswith("/ip4/127.0.0.1/tcp/")
@@ -62,7 +63,7 @@ def test_ready_line_key_status_and_drain(tmp_path: Path) -> None:
         )
         assert second.returncode == ExitCode.FAILED
         assert str(process.pid) in second.stderr
-        process.send_signal(signal.SIGTERM)
+        process.send_signal(how)
         rest, _ = process.communicate(timeout=20)
         assert process.returncode == 0
         assert rest == ""  # one line on standard output, no more

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from p2pe.cli import output
-from p2pe.cli.options import HomeOption, JsonOption, client
+from p2pe.cli.options import HomeOption, JsonOption, client, confirm
 from p2pe.errors import InviteExpired, P2peError, TimedOut, UsageError
 
 if TYPE_CHECKING:
@@ -123,8 +123,7 @@ def remove(
     as_json: JsonOption = False,
 ) -> None:
     """Remove a contact, with all messages from and to it. To write again, you must pair again."""
-    if not yes and not typer.confirm(f"Remove {output.safe(name)} and every message from and to them?", err=True):
-        raise typer.Abort
+    confirm(f"Remove {output.safe(name)} and every message from and to them?", yes=yes, as_json=as_json)
     with client(home) as node:
         node.remove_contact(name)
     if as_json:

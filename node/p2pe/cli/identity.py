@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from p2pe.cli import output
-from p2pe.cli.options import HomeOption, JsonOption, client
+from p2pe.cli.options import HomeOption, JsonOption, client, confirm
 
 if TYPE_CHECKING:
     from p2pe.control.shapes import RequestShape
@@ -58,8 +58,7 @@ def forget(
     The other side isn't told; to it you look offline. To write again you must pair again. Backups made earlier still
     hold the contact, and a disk that keeps old sectors (an SSD) may hold them too.
     """
-    if not yes and not typer.confirm(f"Forget {output.safe(name)} and every message from and to them?", err=True):
-        raise typer.Abort
+    confirm(f"Forget {output.safe(name)} and every message from and to them?", yes=yes, as_json=as_json)
     with client(home) as node:
         node.remove_contact(name)
     if as_json:

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from p2pe.control.client import Client
+from p2pe.errors import UsageError
 from p2pe.identity.home import Home, default_home
 
 HomeOption = Annotated[
@@ -25,3 +26,14 @@ def home_of(given: Path | None) -> Home:
 
 def client(home: Path | None) -> Client:
     return Client(home_of(home).socket)
+
+
+def confirm(question: str, *, yes: bool, as_json: bool) -> None:
+    """Goes on when the person says yes or `yes` does. Raises typer.Abort otherwise; UsageError with --json, where
+    nobody is there to be asked."""
+    if yes:
+        return
+    if as_json:
+        raise UsageError("--json asks nothing: add --yes when you are sure")
+    if not typer.confirm(question, err=True):
+        raise typer.Abort
