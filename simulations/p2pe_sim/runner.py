@@ -15,16 +15,23 @@ import trio
 
 from p2pe_sim.plan import Behaviour, Plan
 from p2pe_sim.result import Result, Verdict
+from p2pe_sim.world import person
 from p2pe_sim.world.clock import jumping_clock
 from p2pe_sim.world.determinism import require_pinned_hashes, seeded
 from p2pe_sim.world.encapsulation import seeded_encapsulation
 from p2pe_sim.world.guard import guarded
 from p2pe_sim.world.log import EventLog
-from p2pe_sim.world.person import prepare as prepare
 from p2pe_sim.world.stage import Stage
 
 _GC: Final = (100_000, 20, 50)  # a run makes little cyclic garbage: the default thresholds cost 7 % of its time
 _MAX_PROBLEM: Final = 8_000  # characters of a traceback
+
+
+def prepare() -> None:
+    """What every run needs, made before the first fork. The thresholds stay: put back, they would have the first
+    object made after a run go through all that the run has left."""
+    person.prepare()
+    gc.set_threshold(*_GC)
 
 
 def run(plan: Plan, *, keep_events: bool = False, trace: list[str] | None = None) -> Result:
@@ -41,18 +48,14 @@ def run(plan: Plan, *, keep_events: bool = False, trace: list[str] | None = None
     stage: Stage | None = None
     clock = jumping_clock()
     escapes: list[str] = []
-    thresholds = gc.get_threshold()
     try:
         stage = Stage(plan, log)
-        gc.set_threshold(*_GC)
         with seeded(stage.randomness), seeded_encapsulation(), stage.watch.tapped(), guarded() as escapes:
             trio.run(stage.run, clock=clock)
     except KeyboardInterrupt:
         raise
     except BaseException:  # noqa: BLE001 - whatever it is, the sweep goes on and the report shows it
         problem = traceback.format_exc()[-_MAX_PROBLEM:]
-    finally:
-        gc.set_threshold(*thresholds)
     if escapes:
         problem = f"{escapes[0]}\n{problem}".strip()
     real = time.perf_counter() - began

@@ -81,6 +81,7 @@ class Secrecy:
         self._knows_all_records = knows_all_records  # else: open invites have records too
         self.book = AddressBook()
         self._told: set[tuple[str, ...]] = set()
+        self._genuine: set[tuple[int, bytes, bytes]] = set()  # (day, key, record) with which nothing was wrong
         self._patterns: dict[bytes, str] = {}
         self.bytes_scanned = 0
         self.opened_scanned = 0
@@ -134,7 +135,12 @@ class Secrecy:
                 self._once("third-parties", f"{server} speaks {each}, which no bootstrap node needs", server)
 
     def on_stored(self, server: str, key: bytes, raw: bytes, now: Millis) -> None:
-        """A DHT server has stored a record: it must be somebody's address record, sealed for a contact."""
+        """A DHT server has stored a record: it must be somebody's address record, sealed for a contact. The same
+        bytes at another server are no other record."""
+        same = (day_of(now), key, raw)
+        if same in self._genuine:
+            self.records_opened += 1
+            return
         found = self.book.find(key, now)
         if found is None:
             if self._knows_all_records:
@@ -149,10 +155,14 @@ class Secrecy:
             self._once("third-parties", f"{owner}'s record at {server} holds something else ({problem})", server, owner)
             return
         self.records_opened += 1
-        if len(payload) != RECORD_PAYLOAD_BYTES or seal_addresses(info, aead_key, payload[:12]) != payload:
+        is_tight = len(payload) == RECORD_PAYLOAD_BYTES and seal_addresses(info, aead_key, payload[:12]) == payload
+        if not is_tight:
             self._once("third-parties", f"{owner}'s record at {server} hides something in its padding", server, owner)
-        if owner in self._hidden and not all(is_circuit(each) for each in info.addresses):
+        shows_too_much = owner in self._hidden and not all(is_circuit(each) for each in info.addresses)
+        if shows_too_much:
             self._once("address-hidden", f"{owner} publishes an address of its own", owner)
+        if is_tight and not shows_too_much:
+            self._genuine.add(same)
 
     def _once(self, invariant: str, detail: str, *nodes: str) -> None:
         if (invariant, detail) not in self._told:
