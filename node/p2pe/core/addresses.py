@@ -41,6 +41,9 @@ class _Hop(NamedTuple):
     is_circuit: bool
     is_private: bool
     is_public: bool
+    is_wildcard: bool
+    is_loopback: bool
+    is_link_local: bool
 
 
 @lru_cache(maxsize=ADDRESSES_REMEMBERED)
@@ -57,7 +60,8 @@ def _hop(address: str) -> _Hop | None:
     confined = ip.is_private or ip.is_loopback or ip.is_link_local
     private = not by_relay and ((ip.version == 4 and ip in _SHARED_IPV4) or (confined and not is_example))
     unicast = not (ip.is_multicast or ip.is_unspecified or ip.is_reserved)
-    return _Hop(ip, str(ip), by_relay, private, not by_relay and not private and (is_example or unicast))
+    public = not by_relay and not private and (is_example or unicast)
+    return _Hop(ip, str(ip), by_relay, private, public, ip.is_unspecified, ip.is_loopback, ip.is_link_local)
 
 
 def host_port(address: str) -> tuple[str, int] | None:
@@ -76,6 +80,7 @@ def dns_port(address: str) -> tuple[str, str, int] | None:
     return parts
 
 
+@lru_cache(maxsize=ADDRESSES_REMEMBERED)
 def _split(address: str) -> tuple[str, str, int] | None:
     """Protocol, host and port of the first hop; None when it isn't TCP over IP or DNS."""
     pieces = address.split("/")
@@ -109,6 +114,7 @@ def ip_of(address: str) -> str | None:
     return None if hop is None else hop.text
 
 
+@lru_cache(maxsize=ADDRESSES_REMEMBERED)
 def tcp_address(ip: str, port: int) -> Address:
     """The address of an IP and a TCP port. An IPv4-mapped IPv6 address becomes plain IPv4, a zone is cut off.
     Raises ValueError when `ip` isn't one."""
@@ -126,17 +132,17 @@ def is_circuit(address: str) -> bool:
 def is_wildcard(address: str) -> bool:
     """Whether it is 0.0.0.0 or ::, that is, every interface."""
     hop = _hop(address)
-    return hop is not None and hop.ip.is_unspecified
+    return hop is not None and hop.is_wildcard
 
 
 def is_loopback(address: str) -> bool:
     hop = _hop(address)
-    return hop is not None and hop.ip.is_loopback
+    return hop is not None and hop.is_loopback
 
 
 def is_link_local(address: str) -> bool:
     hop = _hop(address)
-    return hop is not None and hop.ip.is_link_local
+    return hop is not None and hop.is_link_local
 
 
 def is_private(address: str) -> bool:

@@ -133,7 +133,8 @@ class Database:
     async def _lead(self) -> None:
         """Runs one group, wakes its members, and passes the lead to whoever is next."""
         with trio.CancelScope(shield=True):
-            await trio.lowlevel.checkpoint()  # tasks that are ready now get to join this group
+            if not self._waiting[0].alone:
+                await trio.lowlevel.checkpoint()  # tasks that are ready now get to join this group
             group = self._next_group()
             try:
                 results = await self._threads(partial(self._run_group, group))
