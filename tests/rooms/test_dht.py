@@ -79,6 +79,29 @@ async def test_a_restarted_bootstrap_node_is_found_again(nursery: trio.Nursery) 
     assert await client.dht.publish(*signed(2)) == 1
 
 
+async def test_a_burst_in_a_small_network_costs_one_lookup_and_a_dead_server_another(nursery: trio.Nursery) -> None:
+    boot = await start(nursery)
+    servers = [await start(nursery, "server", (boot.address,)) for _ in range(2)]
+    await until(lambda: len(boot.dht.table) == 2)
+    await until(lambda: all(len(server.dht.table) == 2 for server in servers))
+    client = await start(nursery, "client", (boot.address,))
+    await client.dht.wait_joined()
+    assert await client.dht.publish(*signed(0)) == 3
+    before = client.dht.stats().lookups
+    for number in range(1, 17):
+        assert await client.dht.publish(*signed(number)) == 3
+        assert await client.dht.lookup(signed(number)[0]) != ()
+    assert client.dht.stats().lookups == before
+    await servers[0].kill()
+    assert await client.dht.publish(*signed(17)) == 2  # a storer that is gone isn't missed at once
+    assert await client.dht.publish(*signed(18)) == 2
+    assert client.dht.stats().lookups == before + 1
+    for server in (boot, servers[1]):
+        await server.kill()
+    with pytest.raises(Unreachable):
+        await client.dht.publish(*signed(19))
+
+
 async def until_joined(node: Node) -> None:
     await until(lambda: node.dht.table.has_healthy)
 

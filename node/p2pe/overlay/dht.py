@@ -167,7 +167,10 @@ class Dht:
         fresh = await self._find_storers(entry, key, max_age)
         asked, stored_at = entry.nodes, entry.stored_at
         took = await self._storers.put(asked, key, record)
-        if not fresh:
+        if not took and self._storers.is_doubtful(entry):
+            await self._find_storers(entry, key, 0.0)
+            took = await self._storers.put(entry.nodes, key, record)
+        elif not fresh:
             stayed = [node for node in asked if node.peer_id in took]
             if len(stayed) < min(len(asked), config.KAD_STORERS_LEAST):
                 # Those left of a lookup over disjoint paths know their neighbours. Raises if it is we who are cut off.
@@ -193,7 +196,8 @@ class Dht:
         fresh = await self._find_storers(entry, key, config.KAD_STORER_CACHE_SECONDS)
         found = await self._storers.get(entry.nodes, key)
         age = trio.current_time() - entry.found_at
-        if not found and not fresh and (age > config.KAD_RELOOK_SECONDS or not entry.was_full):
+        is_old = not fresh and (age > config.KAD_RELOOK_SECONDS or not entry.was_full)
+        if not found and (is_old or self._storers.is_doubtful(entry)):
             await self._find_storers(entry, key, 0.0)
             found = await self._storers.get(entry.nodes, key)
         return tuple(record.raw for record in found)
@@ -244,8 +248,11 @@ class Dht:
             thorough=thorough,
         )
         self._lookups += 1
+        is_whole = False
         with trio.move_on_after(self._timeouts.whole):
-            await self._drive(lookup, wire_key)
+            is_whole = await self._drive(lookup, wire_key)
+        if is_whole and (everybody := lookup.everybody()):
+            self._storers.few.learn(everybody, started)
         self.table.touch(target, trio.current_time())
         if not lookup.closest(1):
             self._lookups_failed += 1
@@ -253,13 +260,17 @@ class Dht:
         self._durations = [*self._durations[-99:], trio.current_time() - started]
         return lookup
 
-    async def _drive(self, lookup: Lookup, wire_key: bytes) -> None:
-        """Sends what the machine asks for and tells it what comes back, until it has finished."""
+    async def _drive(self, lookup: Lookup, wire_key: bytes) -> bool:
+        """Sends what the machine asks for and tells it what comes back, until it has finished. Whether each who
+        answered named fewer peers than a reply holds: those are all it knows."""
         changed = trio.Event()
+        is_whole = True
 
         async def ask(node: Node) -> None:
+            nonlocal is_whole
             try:
                 answer = await self.ask(node, KadMessage(Kind.FIND_NODE, wire_key))
+                is_whole = is_whole and len(answer.message.closer) < config.KAD_K
                 told = nodes_told_by(answer.connection.remote_address, answer.message.closer, self._asn_of)
                 lookup.answered(node.peer_id, told, trio.current_time())
             except (Unreachable, RemoteError):
@@ -272,11 +283,12 @@ class Dht:
                     nursery.start_soon(ask, node)
                 if lookup.finished:
                     nursery.cancel_scope.cancel()
-                    return
+                    break
                 wake = lookup.wake_at()
                 with trio.move_on_at(float("inf") if wake is None else wake):
                     await changed.wait()
                 changed = trio.Event()
+        return is_whole
 
     async def ask(self, node: Node, message: KadMessage) -> Answer:
         """One request; what came of it goes into the routing table. Raises Unreachable or RemoteError."""
@@ -286,6 +298,7 @@ class Dht:
             self._silent[node.peer_id] = None
             if len(self._silent) > config.KAD_STORER_CACHE:
                 self._silent.popitem(last=False)
+            self._storers.few.doubt()
             self.table.failed(node.location, node.peer_id)
             self.upkeep.peer_failed()
             raise

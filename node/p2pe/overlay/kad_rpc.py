@@ -36,12 +36,12 @@ class Answer:
     connection: HostConnection
 
 
-class _Place:
-    """A place of a limiter: taken at once when one is free. The limiter itself would have the task wait its turn."""
+class Place:
+    """A place of a limiter, or a lock: taken at once when free. They themselves would have the task wait its turn."""
 
     __slots__ = ("_limiter",)
 
-    def __init__(self, limiter: trio.CapacityLimiter) -> None:
+    def __init__(self, limiter: trio.CapacityLimiter | trio.Lock) -> None:
         self._limiter = limiter
 
     async def __aenter__(self) -> None:
@@ -87,12 +87,10 @@ class KadClient:
         self._lanes.move_to_end(peer.peer_id)
         lane.users += 1
         try:
-            async with _Place(lane.places), _Place(self._places):
-                with trio.fail_after(limit) as patience:
+            async with Place(lane.places), Place(self._places):
+                with trio.move_on_after(limit) as patience:
                     return await self._request(peer, message, lane, patience)
-        except trio.TooSlowError:
-            self.traffic.failures += 1
-            raise Unreachable(f"{peer.peer_id} didn't answer within {limit:.3g} s") from None
+                raise Unreachable(f"{peer.peer_id} didn't answer within {limit:.3g} s")
         except (Unreachable, RemoteError):
             self.traffic.failures += 1
             raise

@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING
 import trio
 
 from p2pe import config
-from p2pe.core.kademlia.keyspace import Node, location_key
+from p2pe.core.kademlia.few import Few
+from p2pe.core.kademlia.keyspace import Node, location_key, location_of
 from p2pe.core.records import Record, check_record
 from p2pe.errors import LocalError, RemoteError, Unreachable
 from p2pe.model import PeerId
 from p2pe.overlay.kad_codec import KadMessage, Kind
+from p2pe.overlay.kad_rpc import Place
 from p2pe.ports import Clock
 
 if TYPE_CHECKING:
@@ -29,6 +31,7 @@ class StorersOf:
     nodes: tuple[Node, ...] = ()
     found_at: float = float("-inf")  # by a lookup
     stored_at: float = float("-inf")  # with all of `nodes`
+    are_few: bool = False  # all servers there were: no lookup was made
     was_full: bool = False  # there were KAD_STORE_COUNT of them: the network isn't tiny
 
 
@@ -38,6 +41,7 @@ class Storers:
     def __init__(self, dht: Dht, clock: Clock) -> None:
         self._dht = dht
         self._clock = clock
+        self.few = Few()
         self._known: OrderedDict[bytes, StorersOf] = OrderedDict()  # by location key; at most KAD_STORER_CACHE
 
     def of(self, key: bytes) -> StorersOf:
@@ -62,15 +66,23 @@ class Storers:
         """Looks the storers up unless they were found within `max_age` seconds; whether it did, or somebody else
         while we waited. Raises Unreachable."""
         asked_at = trio.current_time()
-        async with entry.lock:
+        async with Place(entry.lock):
             if entry.found_at >= asked_at:
                 return True
             if entry.found_at + max_age > asked_at and self._is_well_known(entry):
                 return False
+            if max_age and (few := self.few.nearest(location_of(location_key(key)), asked_at)):
+                entry.nodes, entry.found_at = few, self.few.found_at
+                entry.are_few, entry.was_full = True, False
+                return True
             lookup = await self._dht.run_lookup(location_key(key), paths=paths)
-            entry.nodes, entry.found_at = lookup.storers(), trio.current_time()
+            entry.nodes, entry.found_at, entry.are_few = lookup.storers(), trio.current_time(), False
             entry.was_full = len(entry.nodes) >= config.KAD_STORE_COUNT
             return True
+
+    def is_doubtful(self, entry: StorersOf) -> bool:
+        """Whether they are the few servers that there were, of whom one has failed to answer meanwhile."""
+        return entry.are_few and self.few.found_at < entry.found_at
 
     def _is_well_known(self, entry: StorersOf) -> bool:
         """A network that was tiny when they were looked up may have grown since."""
@@ -89,8 +101,10 @@ class Storers:
                 took.add(node.peer_id)
 
         async with trio.open_nursery() as nursery:
-            for node in storers:
+            for node in storers[1:]:
                 nursery.start_soon(put, node)
+            for node in storers[:1]:
+                await put(node)
         return took
 
     async def get(self, storers: Sequence[Node], key: bytes) -> list[Record]:
@@ -121,6 +135,8 @@ class Storers:
 
         async with trio.open_nursery() as nursery:
             consider(self._dht.store.get(key, self._clock.now()))
-            for node in storers:
+            for node in storers[1:]:
                 nursery.start_soon(get, node)
+            for node in storers[:1]:
+                await get(node)
         return sorted(found.values(), key=lambda record: (record.sequence, record.raw), reverse=True)

@@ -218,6 +218,14 @@ class Lookup:
         chosen = diverse([node for _, _, node in rank], count)
         return tuple(sorted(chosen, key=lambda node: node.location ^ self.target))
 
+    def everybody(self) -> tuple[Node, ...] | None:
+        """All who were named, and known beforehand, if each was asked and has answered; else None."""
+        if any(candidate.stage is not _ANSWERED for candidate, _ in self._asked.values()):
+            return None
+        if any(node.peer_id not in self._asked for path in self._paths for node, _ in path.named.values()):
+            return None
+        return tuple(candidate.node for candidate, _ in self._asked.values())
+
     def unresponsive(self) -> tuple[Node, ...]:
         """The peers that were asked and failed, for the routing table."""
         return tuple(c.node for c, _ in self._asked.values() if c.stage is Stage.FAILED)
