@@ -86,6 +86,10 @@ class Canned:
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         self.sent += data
 
+    def send_now(self, data: bytes) -> int:
+        self.sent += data
+        return len(data)
+
     async def aclose(self) -> None: ...
 
     def reset(self) -> None: ...

@@ -30,6 +30,9 @@ class MemoryStream:
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         await self._stream.send_all(bytes(data))
 
+    def send_now(self, data: bytes) -> int:
+        return 0
+
     async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
         return await self._stream.receive_some(max_bytes)
 

@@ -17,10 +17,11 @@ from p2pe.model import Address
 from p2pe.overlay.hostkey import HostKey
 from p2pe.overlay.identify import read
 from p2pe.overlay.noise import NoiseHandshake, SecureStream, WrongPeer
+from p2pe.overlay.noise_identity import proved
 from p2pe.overlay.upgrade import Upgraded, upgrade_inbound, upgrade_outbound
 from p2pe.overlay.wire_addresses import address_from_bytes, address_to_bytes
 
-A, B = HostKey(b"a" * 32), HostKey(b"b" * 32)
+A, B, FORGER = HostKey(b"a" * 32), HostKey(b"b" * 32), HostKey(b"f" * 32)
 YAMUX = ("/yamux/1.0.0",)
 Tamper = Callable[[bytes], bytes]
 
@@ -103,7 +104,7 @@ def test_rubbish_raises_handshake_errors_alone(rubbish: bytes) -> None:
 
 def forged(payload: bytes) -> None:
     """A dialer whose encrypted identity is any bytes at all."""
-    dialer = NoiseHandshake(A, os.urandom, is_dialer=True, muxers=YAMUX)
+    dialer = NoiseHandshake(FORGER, os.urandom, is_dialer=True, muxers=YAMUX)
     listener = NoiseHandshake(B, os.urandom, is_dialer=False, muxers=YAMUX)
     listener.receive_first(dialer.first())
     dialer.receive_identity(listener.write_identity())
@@ -127,6 +128,17 @@ def field(tag: int, value: bytes) -> bytes:
 def test_a_forged_identity_raises_handshake_errors_alone(payload: bytes) -> None:
     with pytest.raises(HandshakeError):
         forged(payload)
+
+
+def test_a_proof_that_was_right_is_remembered_for_its_own_key_alone() -> None:
+    payload, static = A.noise.payload(YAMUX), A.noise.pair.public_bytes
+    assert proved(payload, static) == (A.peer_id, YAMUX)
+    assert proved(payload, static) == (A.peer_id, YAMUX)
+    for other in (FORGER.noise.pair.public_bytes, B.noise.pair.public_bytes):
+        for _ in range(2):
+            with pytest.raises(HandshakeError, match="signature"):
+                proved(payload, other)
+    assert HostKey(b"a" * 32).noise.pair.public_bytes == static
 
 
 def test_somebody_elses_identity_is_refused() -> None:
@@ -173,6 +185,9 @@ class Delayed:
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         await self.send_channel.send((trio.current_time() + self.delay, bytes(data)))
+
+    def send_now(self, data: bytes) -> int:
+        return 0
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         assert self.other is not None

@@ -20,12 +20,51 @@ from p2pe.overlay.yamux import LISTENER_PATIENCE, YamuxConnection
 from p2pe.overlay.yamux_stream import MuxedStream
 
 KIB, MIB = config.KIB, config.MIB
+CARRIERS = {"prompt": False}
+
+
+@pytest.fixture(autouse=True, params=["waits", "prompt"])
+def carriers(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every test on both kinds of what runs below."""
+    monkeypatch.setitem(CARRIERS, "prompt", request.param == "prompt")
+
+
+class Prompt:
+    """A carrier that takes at once everything, half of it or nothing, in turn."""
+
+    def __init__(self, stream: trio.StapledStream, other: trio.StapledStream, shares: tuple[float, ...]) -> None:
+        self._stream, self._other, self._shares = stream, other, shares
+        self._left = b""
+        self.receive_some = stream.receive_some
+        self.aclose = stream.aclose
+        self.took: list[int] = []  # at once, each time
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        left, self._left = self._left, b""
+        await self._stream.send_all(left + bytes(data))
+
+    def send_now(self, data: bytes) -> bool:
+        assert not self._left, "only send_all may follow when something is left"
+        size = int(len(data) * self._shares[len(self.took) % len(self._shares)])
+        self.took.append(size)
+        try:
+            if size:
+                self._other.receive_stream.put_data(data[:size])
+        except trio.ClosedResourceError:
+            size = 0
+        self._left = data[size:]
+        return not self._left
+
+
+def carrier(stream: trio.StapledStream, other: trio.StapledStream, shares: tuple[float, ...] = (1, 0.5, 0)) -> Any:
+    return Prompt(stream, other, shares) if CARRIERS["prompt"] else stream
 
 
 @asynccontextmanager
 async def connected(**options: float) -> AsyncIterator[tuple[YamuxConnection, YamuxConnection]]:
     left, right = trio.testing.memory_stream_pair()
-    dialer, listener = YamuxConnection(left, True, **options), YamuxConnection(right, False, **options)  # type: ignore[arg-type]
+    dialer = YamuxConnection(carrier(left, right), True, **options)  # type: ignore[arg-type]
+    listener = YamuxConnection(carrier(right, left), False, **options)  # type: ignore[arg-type]
     async with trio.open_nursery() as nursery:
         await nursery.start(dialer.run)
         await nursery.start(listener.run)
@@ -37,7 +76,7 @@ async def connected(**options: float) -> AsyncIterator[tuple[YamuxConnection, Ya
 async def raw_peer(*, is_dialer: bool = False) -> AsyncIterator[tuple[YamuxConnection, trio.StapledStream]]:
     """A connection of ours, and the bare other end of its wire."""
     ours, theirs = trio.testing.memory_stream_pair()
-    connection = YamuxConnection(ours, is_dialer)
+    connection = YamuxConnection(carrier(ours, theirs, (1, 0)), is_dialer)
     async with trio.open_nursery() as nursery:
         await nursery.start(connection.run)
         yield connection, theirs
@@ -99,6 +138,65 @@ async def test_a_reader_that_never_reads_neither_stops_nor_resets_others() -> No
         got = 0
         while got < 4 * MIB:
             got += len(await unread.receive_some())
+
+
+async def test_small_writes_keep_their_order_however_they_go_out() -> None:
+    async with connected() as (dialer, listener):
+        stream = await dialer.open_stream()
+        theirs = await listener.accept_stream()
+        pieces = [bytes([n % 251]) * (1 + n * 37 % 3000) for n in range(400)]
+        got: list[bytes] = []
+
+        async def receive() -> None:
+            got.append(await read_all(theirs))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(receive)
+            for number, piece in enumerate(pieces):
+                await (stream.send(piece) if number % 5 else stream.send_all(piece))
+            await stream.send_eof()
+        assert got == [b"".join(pieces)]
+
+
+async def test_a_small_write_is_on_its_way_when_send_returns_and_many_let_others_run() -> None:
+    left, right = trio.testing.memory_stream_pair()
+    below = Prompt(left, right, (1,))
+    connection = YamuxConnection(below, True)
+    turns = 0
+
+    async def other() -> None:
+        nonlocal turns
+        while True:
+            await trio.lowlevel.checkpoint()
+            turns += 1
+
+    async with trio.open_nursery() as nursery:
+        await nursery.start(connection.run)
+        stream = await connection.open_stream()
+        await trio.testing.wait_all_tasks_blocked()
+        before = len(below.took)
+        await stream.send(b"hello")
+        assert below.took[before:] == [HEADER.size + 5]
+        nursery.start_soon(other)
+        for _ in range(200):
+            await stream.send(b"hello")
+        assert 10 <= turns < 100
+        nursery.cancel_scope.cancel()
+
+
+async def test_what_send_now_refuses_it_has_not_queued() -> None:
+    async with raw_peer(is_dialer=True) as (connection, wire):
+        stream = await connection.open_stream()
+        assert not stream.send_now(bytes(config.YAMUX_SEND_BUFFER + 1))
+        await stream.send_eof()
+        assert not stream.send_now(b"late")
+        with pytest.raises(trio.ClosedResourceError):
+            await stream.send(b"late")
+        stream.reset()
+        assert not stream.send_now(b"later")
+        await connection.aclose()
+        while piece := await wire.receive_some():
+            assert b"late" not in piece
 
 
 async def test_a_mutable_buffer_may_be_changed_once_send_all_has_returned() -> None:

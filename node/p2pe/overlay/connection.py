@@ -136,7 +136,7 @@ class HostConnection:
             with trio.fail_after(self.patience(self._shared.limits.negotiation_timeout, 1)):
                 muxed = await self._muxer.open_stream()
                 reader = multistream.LineReader(muxed.receive_some)
-                await multistream.propose(reader, muxed.send_all, [protocol], trailing=first)
+                await multistream.propose(reader, muxed.send, [protocol], trailing=first)
                 self._shared.metrics.streams_opened += 1
                 stream = NegotiatedStream(self, muxed, protocol, reader.rest)
                 muxed = None
@@ -193,12 +193,13 @@ class HostConnection:
         """Serves the connection until it ends, for whatever reason; raises nothing but cancellation."""
         try:
             async with trio.open_nursery() as nursery:
-                await nursery.start(self._muxer.run)
-                nursery.start_soon(self._accept_streams, nursery)
+                self._muxer.begin()
+                nursery.start_soon(self._muxer.run)
                 nursery.start_soon(self._close_when_idle)
                 if self._is_ending:  # before it began
                     self._muxer.close_soon()
                 task_status.started()
+                await self._accept_streams(nursery)
                 await self._muxer.closed.wait()
                 nursery.cancel_scope.cancel()
         finally:
@@ -221,7 +222,7 @@ class HostConnection:
         reader = multistream.LineReader(muxed.receive_some)
         try:
             with trio.fail_after(self.patience(shared.limits.negotiation_timeout, 1)):
-                protocol = await multistream.answer(reader, muxed.send_all, shared.handlers)
+                protocol = await multistream.answer(reader, muxed.send, shared.handlers)
             handler = shared.handlers[protocol]
         except (RemoteError, trio.TooSlowError, KeyError, *STREAM_ERRORS):
             shared.metrics.negotiations_failed += 1

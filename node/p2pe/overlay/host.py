@@ -304,7 +304,8 @@ class OverlayHost:
                 nursery.cancel_scope.cancel()
         finally:
             self._connections.remove(connection)
-            await close_now(upgraded.stream)
+            if not upgraded.stream.is_closed:  # it never ran
+                await close_now(upgraded.stream)
 
     async def _introduce(self, connection: HostConnection) -> None:
         """Asks who is there, for the address the peer sees us under, unless its neighbours told lately."""

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from p2pe.model import PeerId
 from p2pe.overlay.libp2p_import import ID, Ed25519PrivateKey
+from p2pe.overlay.noise_identity import NoiseIdentity
 from p2pe.ports import Entropy
 
 SEED_BYTES: Final = 32
@@ -17,7 +18,7 @@ SEED_BYTES: Final = 32
 class HostKey:
     """An Ed25519 key pair. A node makes a fresh one each start; a bootstrap node keeps its own."""
 
-    __slots__ = ("libp2p_private", "peer_id", "public_bytes")
+    __slots__ = ("libp2p_private", "noise", "peer_id", "public_bytes")
 
     def __init__(self, seed: bytes) -> None:
         """`seed`: 32 bytes, the RFC 8032 private key. Raises ValueError for any other length."""
@@ -27,6 +28,7 @@ class HostKey:
         public = self.libp2p_private.get_public_key()
         self.public_bytes: bytes = public.serialize()  # the PublicKey protobuf of the peer-id specification
         self.peer_id = PeerId(ID.from_pubkey(public).to_bytes())
+        self.noise = NoiseIdentity(self.libp2p_private, seed)
 
     @classmethod
     def generate(cls, entropy: Entropy) -> HostKey:

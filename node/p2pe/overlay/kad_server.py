@@ -117,9 +117,10 @@ class KadServer:
                 self.served.refused_rate += 1
                 stream.reset()
                 return
-            reply = self.answer(request, stream.connection)
-            with trio.fail_after(config.KAD_SERVER_STREAM_SECONDS):
-                await stream.send_all(delimit(encode(reply)))
+            reply = delimit(encode(self.answer(request, stream.connection)))
+            if not stream.send_now(reply):
+                with trio.fail_after(config.KAD_SERVER_STREAM_SECONDS):
+                    await stream.send_all(reply)
             self._on_request(stream.connection)
 
     async def _within_rate(self, connection: Connection) -> bool:

@@ -7,6 +7,7 @@ listen port, or the mapping a NAT made for it would be another one.
 from __future__ import annotations
 
 import errno
+import os
 import socket
 import struct
 from contextlib import AbstractAsyncContextManager
@@ -39,6 +40,12 @@ class TcpStream:
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         await self._stream.send_all(memoryview(data))
+
+    def send_now(self, data: bytes) -> int:
+        try:
+            return os.write(self._stream.socket.fileno(), data)  # trio's sockets don't block
+        except OSError:
+            return 0
 
     async def wait_send_all_might_not_block(self) -> None:
         await self._stream.wait_send_all_might_not_block()

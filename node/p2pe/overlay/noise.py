@@ -8,8 +8,8 @@ inside the handshake (libp2p connections/inlined-muxer-negotiation), which spare
     <- e, ee, s, es, payload        payload = NoiseHandshakePayload{identity key, signature, extensions}
     -> s, se, payload               signature over "noise-libp2p-static-key:" and the sender's static key
 
-The state machine is the library noiseprotocol's, the payload and the identity keys are py-libp2p's. Its transport
-isn't used: it reads without a time-out, copies each byte several times, and importing it costs 50 MiB
+The state machine is the library noiseprotocol's, the payload and the identity keys are py-libp2p's: noise_identity.py.
+Its transport isn't used: it reads without a time-out, copies each byte several times, and importing it costs 50 MiB
 (docs/decisions/0001).
 """
 
@@ -21,22 +21,14 @@ from typing import Any, Final
 import trio
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
-from noise.connection import Keypair, NoiseConnection
+from noise.connection import NoiseConnection
 from noise.exceptions import NoiseHandshakeError, NoiseInvalidMessage, NoiseMaxNonceError, NoiseValueError
 
 from p2pe import config
 from p2pe.errors import HandshakeError, RemoteError
 from p2pe.model import PeerId
 from p2pe.overlay.hostkey import HostKey
-from p2pe.overlay.libp2p_import import (
-    ID,
-    UNREADABLE,
-    NoiseExtensions,
-    NoiseHandshakePayload,
-    X25519PublicKey,
-    make_handshake_payload_sig,
-    verify_handshake_payload_sig,
-)
+from p2pe.overlay.noise_identity import proved
 from p2pe.ports import ByteStream, Entropy
 
 NOISE_PROTOCOL: Final = "/noise"
@@ -72,7 +64,7 @@ class NoiseHandshake:
         self.is_dialer = is_dialer
         self._muxers = muxers
         self._noise: Any = NoiseConnection.from_name(_SUITE)
-        self._noise.set_keypair_from_private_bytes(Keypair.STATIC, entropy(_KEY_BYTES))
+        self._noise.noise_protocol.keypairs["s"] = key.noise.pair
         if is_dialer:
             self._noise.set_as_initiator()
         else:
@@ -96,34 +88,18 @@ class NoiseHandshake:
 
     def write_identity(self) -> bytes:
         """The second message (listener) or third (dialer): our static key, identity and signature."""
-        static = X25519PublicKey.from_bytes(self._state.s.public_bytes)
-        payload = NoiseHandshakePayload(
-            self._key.libp2p_private.get_public_key(),
-            make_handshake_payload_sig(self._key.libp2p_private, static),
-            NoiseExtensions(stream_muxers=list(self._muxers)),
-        )
         try:
-            return bytes(self._noise.write_message(payload.serialize()))
+            return bytes(self._noise.write_message(self._key.noise.payload(self._muxers)))
         except _DAMAGED as error:  # the peer's ephemeral key is a point of low order
             raise HandshakeError(f"the peer's Noise key can't be used: {type(error).__name__}") from None
 
     def receive_identity(self, message: bytes) -> PeerId:
         """Reads the other side's identity; its peer id is proved from here on. Raises HandshakeError."""
-        raw = self._read(message)
-        try:
-            payload = NoiseHandshakePayload.deserialize(raw)
-            static = X25519PublicKey.from_bytes(self._state.rs.public_bytes)
-            is_genuine = verify_handshake_payload_sig(payload, static)
-            peer_id = PeerId(ID.from_pubkey(payload.id_pubkey).to_bytes())
-        except UNREADABLE as error:
-            raise HandshakeError(f"the peer's Noise identity can't be read: {type(error).__name__}") from None
-        if not is_genuine:
-            raise HandshakeError("the signature over the peer's Noise key is wrong: somebody is in between")
-        self._agree_on_muxer(payload.extensions)
+        peer_id, muxers = proved(self._read(message), bytes(self._state.rs.public_bytes))
+        self._agree_on_muxer(muxers)
         return peer_id
 
-    def _agree_on_muxer(self, extensions: Any) -> None:
-        theirs = tuple(extensions.stream_muxers) if extensions is not None else ()
+    def _agree_on_muxer(self, theirs: tuple[str, ...]) -> None:
         if not theirs:
             return
         dialer, listener = (self._muxers, theirs) if self.is_dialer else (theirs, self._muxers)
@@ -221,10 +197,12 @@ async def answer_noise(
 class SecureStream:
     """The encrypted channel: a byte stream over Noise messages. One task sends at a time, one receives.
 
+    What `send_now` couldn't send, the next `send_all` sends first, of nothing too.
+
     `receive_some` raises RemoteError for a message that doesn't decrypt; nothing after it can be trusted.
     """
 
-    __slots__ = ("_buffer", "_decrypt", "_encrypt", "_received", "_sent", "_stream", "_unread")
+    __slots__ = ("_buffer", "_decrypt", "_encrypt", "_received", "_sent", "_stream", "_unread", "_unsent", "is_closed")
 
     def __init__(self, stream: ByteStream, send_key: bytes, receive_key: bytes, buffer: bytearray) -> None:
         self._stream = stream
@@ -234,15 +212,27 @@ class SecureStream:
         self._received = 0
         self._buffer = buffer
         self._unread = b""
+        self._unsent = b""  # encrypted already
+        self.is_closed = False
 
     def unread(self, data: bytes | bytearray) -> None:
         """Puts back plaintext that was read too far; the next `receive_some` returns it."""
         self._unread = bytes(data) + self._unread
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        if self._unsent:
+            unsent, self._unsent = self._unsent, b""
+            await self._stream.send_all(unsent)
         view = memoryview(data)
         for start in range(0, len(view), _WRITE_CHUNK):
             await self._stream.send_all(self._seal(view[start : start + _WRITE_CHUNK]))
+
+    def send_now(self, data: bytes) -> bool:
+        """False when some of it is left: then nothing but `send_all` may follow."""
+        sealed = self._seal(memoryview(data))
+        sent = self._stream.send_now(sealed)
+        self._unsent = sealed[sent:]
+        return not self._unsent
 
     def _seal(self, view: memoryview) -> bytes:
         parts = []
@@ -292,6 +282,7 @@ class SecureStream:
         await self._stream.wait_send_all_might_not_block()
 
     async def aclose(self) -> None:
+        self.is_closed = True
         await self._stream.aclose()
 
 

@@ -302,6 +302,9 @@ class _Unread:
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         await self._raw.send_all(data)
 
+    def send_now(self, data: bytes) -> int:
+        return self._raw.send_now(data)
+
     async def send_eof(self) -> None:
         await self._raw.send_eof()
 

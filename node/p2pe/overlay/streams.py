@@ -21,7 +21,8 @@ log = structlog.get_logger(__name__)
 class MuxedStream(typing.Protocol):
     """A stream of the muxer, before any protocol is agreed on. Errors as in ports.Stream."""
 
-    async def send_all(self, data: bytes | bytearray | memoryview) -> None: ...
+    async def send(self, data: bytes | bytearray | memoryview) -> None: ...
+    def send_now(self, data: bytes) -> bool: ...
     async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray: ...
     async def send_eof(self) -> None: ...
     async def aclose(self) -> None: ...
@@ -52,7 +53,10 @@ class NegotiatedStream:
         return self._connection
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        await self._muxed.send_all(data)
+        await self._muxed.send(data)
+
+    def send_now(self, data: bytes) -> int:
+        return len(data) if self._muxed.send_now(data) else 0
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
         if self._unread and self._is_open:

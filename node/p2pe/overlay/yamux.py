@@ -2,8 +2,9 @@
 
 Three tasks a connection, none a stream: a reader, a writer that joins whatever all streams have ready into one write,
 and a keepalive. A stream's `send_all` returns once its bytes are queued within a small bound (as with a socket's
-buffer), so many small messages share a write; larger writes wait until the writer has taken them. Nobody but the
-writer sends on the stream below: cancelling a `send_all` therefore never cuts a frame in two.
+buffer), so many small messages share a write; larger writes wait until the writer has taken them. While the writer
+rests, small writes and answers to pings go out in the task that makes them, as far as the stream below takes them at
+once; what is left is the writer's. Nobody else waits there: cancelling a `send_all` never cuts a frame in two.
 """
 
 from __future__ import annotations
@@ -31,7 +32,9 @@ PING_MASK = 0xFFFFFFFF
 
 
 class Carrier(Protocol):
-    """What runs below: a secured byte stream. One task sends, one receives. May raise RemoteError."""
+    """What runs below: a secured byte stream. One task sends, one receives. May raise RemoteError.
+
+    One that has `send_now`, as SecureStream's, is asked to send without waiting."""
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None: ...
     async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray: ...
@@ -75,6 +78,9 @@ class YamuxConnection:
         self._pings: dict[int, tuple[float, trio.Event]] = {}
         self._next_ping = 0
         self._is_running = False
+        self._send_now: Callable[[bytes], bool] | None = getattr(stream, "send_now", None)
+        self._is_resting = False  # the writer: it has nothing to do, and others may send
+        self._has_unsent = False  # of what was to be sent at once, something is left below
         self._writer_scope = trio.CancelScope()
 
     # --- streams ---
@@ -84,7 +90,7 @@ class YamuxConnection:
 
         Raises BrokenResourceError when the connection ended or is about to, ClosedResourceError after `aclose`.
         """
-        await trio.lowlevel.checkpoint()
+        await trio.lowlevel.checkpoint_if_cancelled()  # nobody opens streams without sending or waiting
         while not self.machine.can_open or self.closed.is_set():
             self._check_open()
             await self._slots.wait()
@@ -94,7 +100,7 @@ class YamuxConnection:
 
     async def accept_stream(self) -> MuxedStream:
         """The next stream opened by the peer. Raises like `open_stream` once the connection has ended."""
-        await trio.lowlevel.checkpoint()
+        await trio.lowlevel.checkpoint_if_cancelled()  # as many as may wait are taken in one go
         while True:
             while self._incoming:
                 stream = self._incoming.popleft()
@@ -129,9 +135,17 @@ class YamuxConnection:
         self.machine.write(state, data)
         self._work.set()
 
+    def write_now(self, state: StreamState, data: bytes) -> bool:
+        """Queues and sends, unless the writer is busy: then it does neither, and returns False."""
+        if not self._is_resting:
+            return False
+        self.machine.write(state, data)
+        self._send_what_is_ready()
+        return True
+
     def queue_finish(self, state: StreamState) -> None:
         self.machine.finish(state)
-        self._work.set()
+        self._changed()
 
     def queue_close(self, state: StreamState) -> None:
         self.machine.close(state, trio.current_time())
@@ -148,25 +162,34 @@ class YamuxConnection:
 
     def _changed(self) -> None:
         if self.machine.has_output:
-            self._work.set()
+            if self._is_resting:
+                self._send_what_is_ready()
+            else:
+                self._work.set()
         if self.machine.can_open:
             self._slots.set()
 
     # --- life ---
 
+    def begin(self) -> None:
+        """From here on it counts as running, and `run` is sure to follow."""
+        if not self._is_running:
+            self._is_running = True
+            self._last_heard = trio.current_time()
+
     async def run(self, *, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Serves the connection until it ends; use as `await nursery.start(connection.run)`.
+        """Serves the connection until it ends; use as `await nursery.start(connection.run)`, or `begin` it first.
 
         Returns, raising nothing, however the peer or the network ended it; then the stream below is closed, all
         streams are broken and `close_reason` is set. Cancelling it does the same without saying goodbye.
         """
-        self._is_running = True
-        self._last_heard = trio.current_time()
+        self.begin()
         try:
             async with trio.open_nursery() as nursery:
-                for job in (self._read, self._write, self._keep_alive):
+                for job in (self._read, self._keep_alive):
                     nursery.start_soon(self._job, job, nursery.cancel_scope)
                 task_status.started()
+                await self._job(self._write, nursery.cancel_scope)
         finally:
             self._finish(self.close_reason or "cancelled")
             with trio.CancelScope(shield=True) as scope:
@@ -191,6 +214,7 @@ class YamuxConnection:
 
     def _finish(self, reason: str) -> None:
         self.close_reason = reason
+        self._is_resting = False
         self.closed.set()
         for state in self.machine.abandon():
             if isinstance(state.owner, MuxedStream):
@@ -252,28 +276,48 @@ class YamuxConnection:
                 sent[1].set()
         if events.go_away:
             self._slots.set()
-        self._changed()
+        if self.machine.has_output and (events.touched or events.incoming):
+            self._work.set()  # what there is to answer goes along with what the streams' tasks are about to send
+        else:
+            self._changed()
 
     async def _write(self) -> str:
         machine, send_all = self.machine, self._stream.send_all
         with self._writer_scope:
             while True:
-                parts, progressed = machine.take_output(config.YAMUX_BATCH_BYTES)
-                for state in progressed:
-                    if isinstance(state.owner, MuxedStream):
-                        state.owner.wake()
-                if progressed and machine.can_open:
-                    self._slots.set()
-                if parts:
-                    await send_all(b"".join(parts))
+                data = self._take_output()
+                if data or self._has_unsent:
+                    self._has_unsent = False
+                    await send_all(data)
                 if not machine.control_backlog:
                     self._drained.set()
-                if not parts:
+                if not data:
                     if machine.local_go_away:
                         break
                     self._work = trio.Event()
+                    self._is_resting = self._send_now is not None
                     await self._work.wait()
+                    self._is_resting = False
         return "closed here"
+
+    def _take_output(self) -> bytes:
+        parts, progressed = self.machine.take_output(config.YAMUX_BATCH_BYTES)
+        for state in progressed:
+            if isinstance(state.owner, MuxedStream):
+                state.owner.written()
+        if progressed and self.machine.can_open:
+            self._slots.set()
+        return b"".join(parts)
+
+    def _send_what_is_ready(self) -> None:
+        """In whichever task has made it so. Never raises: the writer meets what is wrong, and ends the connection."""
+        assert self._send_now is not None
+        data = self._take_output()
+        if data and not self._send_now(data):
+            self._has_unsent = True
+            self._is_resting = False
+        if self._has_unsent or self.machine.has_output:
+            self._work.set()
 
     # --- keeping alive ---
 
@@ -323,7 +367,7 @@ class YamuxConnection:
         if len(self._pings) < MAX_PINGS:
             self._pings[value] = (trio.current_time(), trio.Event())
         self.machine.ping(value)
-        self._work.set()
+        self._changed()
 
     def _patience(self) -> float:
         return patience(self._ping_timeout, self.round_trip, 1)

@@ -12,6 +12,8 @@ from p2pe.core.yamux_stream import StreamState
 if typing.TYPE_CHECKING:
     from p2pe.overlay.yamux import YamuxConnection
 
+_CALL_COSTS: typing.Final = 4 * config.KIB  # a write's own work, in bytes: sixteen small ones are a full buffer
+
 
 class MuxedStream(trio.abc.HalfCloseableStream):
     """One stream: a trio HalfCloseableStream with `reset`. Errors as in ports.Stream.
@@ -27,7 +29,9 @@ class MuxedStream(trio.abc.HalfCloseableStream):
         self._is_closed = False
         self._is_torn = False
         self._is_sending = False
-        self._readable: trio.Event | None = None
+        self._unyielded = 0  # what `send` has cost since it last let others run, in bytes
+        self._reader: trio.lowlevel.Task | None = None  # that waits for something to read
+        self._is_receiving = False
         self._writable: trio.Event | None = None
 
     @property
@@ -63,6 +67,26 @@ class MuxedStream(trio.abc.HalfCloseableStream):
                 state.drop_pending()
                 raise
             self._check_sending()
+
+    async def send(self, data: bytes | bytearray | memoryview) -> None:
+        """As `send_all`, but lets other tasks run now and then instead of each time."""
+        await trio.lowlevel.checkpoint_if_cancelled()
+        self._unyielded += len(data) + _CALL_COSTS
+        if self._unyielded > config.YAMUX_SEND_BUFFER:
+            self._unyielded = 0
+            await trio.lowlevel.cancel_shielded_checkpoint()
+        if not self.send_now(bytes(data)):
+            self._unyielded = 0
+            await self.send_all(data)
+
+    def send_now(self, data: bytes) -> bool:
+        """Sends if that needs no waiting; else does nothing and returns False, as when `send_all` would raise."""
+        state = self.state
+        if self._is_sending or self._is_closed or self._is_torn or not state.is_writable:
+            return False
+        if len(data) + state.pending_bytes > config.YAMUX_SEND_BUFFER:
+            return False
+        return self.connection.write_now(state, data)
 
     async def wait_send_all_might_not_block(self) -> None:
         with _Sending(self):
@@ -106,7 +130,7 @@ class MuxedStream(trio.abc.HalfCloseableStream):
                 raise TypeError("max_bytes must be an integer or None")
             if max_bytes < 1:
                 raise ValueError("max_bytes must be at least 1")
-        if self._readable is not None:
+        if self._is_receiving:
             raise trio.BusyResourceError("another task is receiving from this stream")
         await trio.lowlevel.checkpoint_if_cancelled()
         state = self.state
@@ -122,12 +146,17 @@ class MuxedStream(trio.abc.HalfCloseableStream):
                 return self.connection.read(state, max_bytes)
             if state.reset:
                 raise trio.BrokenResourceError(self.connection.why(state))
-            self._readable = trio.Event()
             must_yield = False
+            self._is_receiving = True
             try:
-                await self._readable.wait()
+                self._reader = trio.lowlevel.current_task()
+                await trio.lowlevel.wait_task_rescheduled(self._abort_reading)
             finally:
-                self._readable = None
+                self._is_receiving = False
+
+    def _abort_reading(self, _: object) -> trio.lowlevel.Abort:
+        self._reader = None
+        return trio.lowlevel.Abort.SUCCEEDED
 
     # --- ending ---
 
@@ -153,8 +182,13 @@ class MuxedStream(trio.abc.HalfCloseableStream):
 
     def wake(self) -> None:
         """Has waiting calls look at the state again."""
-        if self._readable is not None:
-            self._readable.set()
+        reader, self._reader = self._reader, None
+        if reader is not None:
+            trio.lowlevel.reschedule(reader)
+        self.written()
+
+    def written(self) -> None:
+        """Has waiting writers look at the state again."""
         if self._writable is not None:
             self._writable.set()
 

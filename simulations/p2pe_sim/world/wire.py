@@ -271,6 +271,13 @@ class VirtualStream:
         finally:
             self._is_sending = False
 
+    def send_now(self, data: bytes) -> int:
+        is_wrong = self._is_sending or self._is_closed or self._sent_end
+        if is_wrong or self._in.broken_at <= trio.current_time() or self._out.outstanding >= BUFFER_BYTES:
+            return 0
+        self._write(data)
+        return len(data)
+
     def _write(self, data: bytes) -> None:
         out = self._out
         out.write(data)

@@ -80,6 +80,9 @@ class CircuitStream:
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         await self.stream.send_all(data)
 
+    def send_now(self, data: bytes) -> int:
+        return self.stream.send_now(data)
+
     async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
         if self._unread:
             await trio.lowlevel.checkpoint()
