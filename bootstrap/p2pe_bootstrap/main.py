@@ -12,7 +12,7 @@ from typing import Annotated, Any, TypeVar
 import trio
 import typer
 from p2pe.commandline import run_command
-from p2pe.core.addresses import split_peer
+from p2pe.core.addresses import host_and_port, split_peer
 from p2pe.errors import ExitCode, P2peError, UsageError
 from p2pe.logs import set_up_logging
 from p2pe.model import Address
@@ -89,7 +89,7 @@ def run(
         listen=tuple(Address(text) for text in listen),
         announce=tuple(_without_peer(text) for text in announce or ()),
         bootstrap=tuple(bootstrap or ()),
-        metrics=_host_and_port(metrics),
+        metrics=None if metrics is None else host_and_port(metrics),
         asn_of=None if asn_map is None else load_asn_map(asn_map),
     )
     _run(node.run, settings, ready)
@@ -171,15 +171,6 @@ def _without_peer(text: str) -> Address:
         return split_peer(text)[0]
     except ValueError:
         return Address(text)
-
-
-def _host_and_port(text: str | None) -> tuple[str, int] | None:
-    if text is None:
-        return None
-    host, _, port = text.rpartition(":")
-    if not host or not port.isdigit() or int(port) > 65_535:
-        raise UsageError(f"{text!r} isn't HOST:PORT, e.g. 127.0.0.1:9464")
-    return host.strip("[]"), int(port)
 
 
 def main() -> None:

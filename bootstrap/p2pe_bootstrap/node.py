@@ -20,10 +20,11 @@ from p2pe.overlay.bootstrap_addresses import check_bootstrap
 from p2pe.overlay.dht_view import DhtView
 from p2pe.overlay.host import OverlayHost, open_host
 from p2pe.overlay.limits import HostLimits
+from p2pe.overlay.scrape import bind_metrics, serve_metrics
 from p2pe.overlay.world import real_world
 
 from p2pe_bootstrap.home import BootstrapHome
-from p2pe_bootstrap.metrics import NodeCollector, exposition, serve_metrics
+from p2pe_bootstrap.metrics import NodeMetrics
 from p2pe_bootstrap.services import open_services
 
 log = structlog.get_logger(__name__)
@@ -71,9 +72,8 @@ async def run(settings: Settings, ready: Callable[[tuple[str, ...]], None]) -> N
             services = await stack.enter_async_context(open_services(host, world, settings.bootstrap, settings.asn_of))
             nursery = await stack.enter_async_context(trio.open_nursery())
             if settings.metrics is not None:
-                listeners = await _bind_metrics(*settings.metrics)
-                render = exposition(NodeCollector(host, services, time.time()))
-                nursery.start_soon(serve_metrics, listeners, render)
+                listeners = await bind_metrics(*settings.metrics)
+                nursery.start_soon(serve_metrics, listeners, NodeMetrics(host, services, time.time()).render)
             nursery.start_soon(_keep_health, settings.home, DhtView(services.dht))
             addresses = _own_addresses(host, settings.announce)
             settings.home.write_addresses(addresses)
@@ -104,10 +104,3 @@ def _own_addresses(host: OverlayHost, announced: tuple[Address, ...]) -> tuple[s
     """Full multiaddrs: announced ones first, they are what others should use."""
     ordered = dict.fromkeys([*announced, *host.listen_addresses()])
     return tuple(with_peer(address, host.peer_id) for address in ordered)
-
-
-async def _bind_metrics(host: str, port: int) -> list[trio.SocketListener]:
-    try:
-        return list(await trio.open_tcp_listeners(port, host=host))
-    except OSError as error:
-        raise LocalError(f"can't serve metrics on {host}:{port}: {error.strerror or error}") from None

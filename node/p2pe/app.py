@@ -142,6 +142,10 @@ async def run_node(
                 nursery.start_soon(_keep_peers, database, world, dht)
                 if control:
                     await nursery.start(supervise, "control", partial(serve, services, settings.home.socket))
+                if settings.metrics is not None:
+                    from p2pe.control.metrics import run_metrics  # and the Prometheus client, for those who ask
+
+                    await nursery.start(supervise, "metrics", partial(run_metrics, services, *settings.metrics))
                 task_status.started(services)
                 await trio.sleep_forever()
 

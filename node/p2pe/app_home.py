@@ -7,6 +7,7 @@ Settings come from, in this order: options, environment, `config.toml` in the ho
     relay = "fallback"
     directory = "auto"
     lan = true
+    metrics = "127.0.0.1:9465"
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ import os
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Final
 
-from p2pe.core.addresses import host_port
+from p2pe.core.addresses import host_and_port, host_port
 from p2pe.core.paths import RelayPolicy
 from p2pe.core.serving import ServingChoice
 from p2pe.errors import StorageError, UsageError
@@ -33,7 +35,7 @@ from p2pe.overlay.world import real_world
 
 DEFAULT_LISTEN: Final = (Address("/ip4/0.0.0.0/tcp/0"), Address("/ip6/::/tcp/0"))
 CONFIG_NAME: Final = "config.toml"
-_NAMES: Final = ("listen", "bootstrap", "relay", "directory", "lan")
+_NAMES: Final = ("listen", "bootstrap", "relay", "directory", "lan", "metrics")
 SEALED: Final = "passphrase"
 UNSEALED: Final = "file mode"
 
@@ -47,6 +49,7 @@ class Settings:
     bootstrap: tuple[str, ...] = ()  # multiaddrs with /p2p
     relay: RelayPolicy = RelayPolicy.FALLBACK
     directory: ServingChoice = ServingChoice.AUTO  # whether others find addresses through this node
+    metrics: tuple[str, int] | None = None  # host and port of this machine, for Prometheus
     lan: bool = True  # ask the router for a port, and look for contacts on the local network
 
 
@@ -93,6 +96,7 @@ def settings_for(
     bootstrap: tuple[str, ...],
     relay: str | None,
     directory: str | None = None,
+    metrics: str | None = None,
     environment: Mapping[str, str],
 ) -> Settings:
     """Raises UsageError naming what can't be used, and where it came from. Empty or None: not given."""
@@ -106,14 +110,28 @@ def settings_for(
         raise UsageError(f"directory is {chosen_directory!r}; choose auto, client or server")
     if chosen_directory == ServingChoice.SERVER and chosen_relay == RelayPolicy.ONLY:
         raise UsageError("directory = server shows this machine's address to everybody, and relay = only hides it")
+    asked = metrics or _text(stored, "metrics")
     return Settings(
         home=home,
+        metrics=None if asked is None else _loopback(asked),
         listen=tuple(_listen_address(each) for each in listen or _texts(stored, "listen")),
         bootstrap=tuple(_bootstrap(each) for each in bootstrap or from_environment or _texts(stored, "bootstrap")),
         relay=RelayPolicy(chosen_relay),
         directory=ServingChoice(chosen_directory),
         lan=_truth(stored, "lan", default=True),
     )
+
+
+def _loopback(text: str) -> tuple[str, int]:
+    """How much is written, and how many contacts there are, is nobody's business beyond this machine."""
+    host, port = host_and_port(text)
+    try:
+        local = ip_address(host).is_loopback
+    except ValueError:
+        local = host == "localhost"
+    if not local:
+        raise UsageError(f"metrics are for this machine alone: 127.0.0.1:{port}, not {text!r}")
+    return host, port
 
 
 def _listen_address(text: str) -> Address:

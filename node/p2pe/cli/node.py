@@ -112,6 +112,16 @@ def run(
             show_default=False,
         ),
     ] = None,
+    metrics: Annotated[
+        str | None,
+        typer.Option(
+            "--metrics",
+            help="Serve numbers for Prometheus at this port of this machine, e.g. 127.0.0.1:9465. Other users of the "
+            "machine can read them; there are no names. Off unless given.",
+            metavar="HOST:PORT",
+            show_default=False,
+        ),
+    ] = None,
     passphrase_file: PassphraseFileOption = None,
     log_level: Annotated[str, typer.Option("--log-level", help="debug, info, warning or error.")] = "info",
     log_json: Annotated[bool, typer.Option("--log-json", help="Log JSON lines even on a terminal.")] = False,
@@ -129,6 +139,7 @@ def run(
         bootstrap=tuple(bootstrap or ()),
         relay=relay,
         directory=directory,
+        metrics=metrics,
         environment=os.environ,
     )
     sys.exit(run_process(settings, passphrase_file, log_level=log_level, log_json=log_json or None))

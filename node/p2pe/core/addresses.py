@@ -13,6 +13,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from p2pe.config import ADDRESSES_REMEMBERED
+from p2pe.errors import UsageError
 from p2pe.model import Address, PathKind, PeerId
 
 CIRCUIT = "/p2p-circuit"
@@ -231,3 +232,11 @@ def expand(address: Address, interfaces: Iterable[Address]) -> tuple[Address, ..
     usable = [i for i in interfaces if i.startswith(f"/{version}/") and not is_link_local(i)]
     outside = [i for i in usable if not is_loopback(i)]
     return tuple(dict.fromkeys(Address(f"{i}/tcp/{parts[1]}") for i in outside or usable))
+
+
+def host_and_port(text: str) -> tuple[str, int]:
+    """Raises UsageError for anything but HOST:PORT."""
+    host, _, port = text.rpartition(":")
+    if not host or not port.isascii() or not port.isdecimal() or int(port) > 65_535:
+        raise UsageError(f"{text!r} isn't HOST:PORT, e.g. 127.0.0.1:9464")
+    return host.strip("[]"), int(port)

@@ -217,6 +217,10 @@ class Outbox:
         """How many messages are QUEUED, OFFERED and HELD_IDENTITY."""
         return await self._database.read(outgoing_pages.counts)
 
+    async def oldest_waiting(self) -> Millis | None:
+        """When the first of those that wait was queued."""
+        return await self._database.read(outgoing_pages.oldest_waiting)
+
     async def waiting(self, contact_id: ContactId) -> int:
         """How many messages wait for the contact."""
         return await self._database.read(lambda tx: outgoing_pages.waiting_count(tx, contact_id))

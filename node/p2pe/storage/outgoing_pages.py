@@ -11,7 +11,7 @@ import apsw
 from p2pe.config import MAX_PAGE_BYTES
 from p2pe.core import codec
 from p2pe.core.delivery import WAITING
-from p2pe.model import ContactId, Content, MessageId, MessageState, OutgoingMessage
+from p2pe.model import ContactId, Content, MessageId, MessageState, Millis, OutgoingMessage
 from p2pe.storage.bulk import KEYS_OF_32, cut, cut_sizes
 from p2pe.storage.outgoing import WAITING_OF, WAITING_STATES, state_list
 
@@ -129,6 +129,13 @@ def counts(tx: apsw.Connection) -> dict[MessageState, int]:
     )
     out = dict.fromkeys((*WAITING, MessageState.HELD_IDENTITY), 0)
     return out | {MessageState(state): count for state, count in found}
+
+
+def oldest_waiting(tx: apsw.Connection) -> Millis | None:
+    """When the first of those that are QUEUED or OFFERED was queued."""
+    first = f"SELECT min(row) FROM outgoing INDEXED BY outgoing_waiting WHERE {WAITING_STATES}"
+    queued_at = tx.execute(f"SELECT queued_at FROM outgoing WHERE row = ({first})").get
+    return None if queued_at is None else Millis(queued_at)
 
 
 def waiting_count(tx: apsw.Connection, contact_id: ContactId) -> int:
