@@ -264,6 +264,7 @@ def _overlay(host: OverlayHost, dht: Dht, reach: Reach, mapper: PortMapper | Non
         "connections": len(host.connections()),
         "directory_peers": len(dht.peers()),
         "directory_mode": dht.mode,
+        "records_refused": dht.records_refused,
         "reachability": {
             "reachable": status.reachable.value,
             "relay_policy": status.policy.value,
@@ -279,7 +280,7 @@ def _overlay(host: OverlayHost, dht: Dht, reach: Reach, mapper: PortMapper | Non
 
 def _own_reach(dht: Dht, reach: Reach) -> Own:
     status = reach.status()
-    return Own(status.policy, status.reachable, status.nat, len(status.relays), len(dht.peers()))
+    return Own(status.policy, status.reachable, status.nat, len(status.relays), len(dht.peers()), dht.records_refused)
 
 
 def _servers(dht: Dht) -> tuple[str, ...]:

@@ -46,6 +46,7 @@ def test_on_a_relay(own: Own, attempts: tuple[PathAttempt, ...], part: str) -> N
     [
         (replace(USUAL, directory_peers=0), (tried("lookup", "no server"),), "No directory server"),
         (USUAL, (tried("lookup", "not online: no address of theirs is published"),), "look offline"),
+        (replace(USUAL, records_refused=True), (tried("lookup", "not online: none"),), "clock right?"),
         (USUAL, (tried("lookup", "ok"), tried("handshake", "the handshake failed: x")), "can't prove"),
         (
             replace(USUAL, policy=RelayPolicy.NEVER),

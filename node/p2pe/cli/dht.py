@@ -54,6 +54,11 @@ def show_health(answer: DhtAnswer) -> None:
     refreshed = "not yet" if answer["refreshed_ago"] is None else f"{output.duration(answer['refreshed_ago'])} ago"
     median = "-" if answer["lookup_median"] is None else output.duration(answer["lookup_median"])
     traffic, served = answer["traffic"], answer["served"]
+    refused = []
+    if answer["records_refused"]:
+        refused.append(
+            ("published", output.paint("refused", "red") + " by all servers: is this machine's clock right?")
+        )
     output.fields(
         [
             ("directory", f"{joined}, {serving}"),
@@ -64,6 +69,7 @@ def show_health(answer: DhtAnswer) -> None:
             ("lookups", f"{answer['lookups']}, {answer['lookups_failed']} failed, median {median}"),
             ("asked", f"{traffic['requests']} requests, {traffic['failures']} failed"),
             ("answered", f"{served['find_node']} for servers, {served['get_value']} for records"),
+            *refused,
             ("stored", f"{answer['records_stored']} records for others, {served['refused_records']} refused"),
         ]
     )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from datetime import datetime
+import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -172,12 +173,18 @@ def _show_status(answer: StatusAnswer) -> None:
     if counts["held"]:
         waiting += f", {counts['held']} held for a changed identity"
     connected = f"{counts['contacts']}, {counts['connected']} connected"
+    clock = []
+    if overlay["records_refused"]:
+        utc = datetime.fromtimestamp(time.time(), UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+        wrong = output.paint("wrong?", "red")
+        clock.append(("clock", f"{wrong} It is {utc} here, and directory servers refuse this node's records"))
     output.fields(
         [
             ("node", f"p2pe {answer['version']}, process {answer['pid']}, up {output.duration(running)}"),
             ("home", answer["home"]),
             ("keys", "sealed" if answer["key_protection"] == "passphrase" else "not sealed (mode 0600)"),
             ("network", reach),
+            *clock,
             ("directory", _DIRECTORY[overlay["directory_mode"]]),
             ("reached", _reached(overlay["reachability"])),
             ("router", _router(overlay["reachability"])),

@@ -250,7 +250,9 @@ class Pairing:
                 slot = await self._records.free_slot(seed, own.peer_id) or 0
                 self._slots[(invite.id, seed)] = slot
             if not await self._records.publish(seed, slot, own, expires):
-                raise Unreachable("no DHT server took the invite: check `p2pe status`, and try again")
+                raise Unreachable(
+                    "no DHT server took the invite: check this machine's clock and `p2pe status`, and try again"
+                )
         self._published[invite.id] = own
 
     async def run(self, *, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:

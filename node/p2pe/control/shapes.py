@@ -224,6 +224,7 @@ class OverlayShape(TypedDict):
     connections: int
     directory_peers: int
     directory_mode: str  # client, or server while others are served
+    records_refused: bool  # as in DhtAnswer
     reachability: ReachabilityShape
 
 
@@ -255,7 +256,8 @@ class DhtServedShape(TypedDict):
 
 
 class DhtAnswer(TypedDict):
-    """The directory from here. `mode` is client or server."""
+    """The directory from here. `mode` is client or server. `records_refused`: servers answer, and none takes a record
+    of this node: most likely its clock is wrong."""
 
     mode: str
     joined: bool
@@ -263,6 +265,7 @@ class DhtAnswer(TypedDict):
     servers_live: int
     buckets: list[BucketShape]
     records_stored: int
+    records_refused: bool
     refreshed_ago: float | None
     leaving_per_hour: float
     republish_after: int

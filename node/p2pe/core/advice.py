@@ -20,6 +20,7 @@ class Own:
     nat: NatKind
     relays: int  # reservations held
     directory_peers: int
+    records_refused: bool = False  # by all directory servers that answer
 
 
 def advise(reach: ContactReachability, own: Own, *, blocked: bool = False) -> tuple[str, ...]:
@@ -59,6 +60,11 @@ def _unreached(attempts: Sequence[PathAttempt], own: Own) -> tuple[str, ...]:
             "No directory server answers: check this machine's network, and the --bootstrap addresses it was given.",
         )
     said = []
+    if own.records_refused:
+        said.append(
+            "Directory servers refuse this node's records, so nobody finds it, and it may find nobody. Is this "
+            "machine's clock right? `p2pe status` shows it."
+        )
     last = {each.step: each.outcome for each in attempts}
     if last.get("lookup", "ok").startswith("not online"):
         said.append("They look offline. What you write waits here, and goes out by itself when they are back.")

@@ -60,6 +60,7 @@ class DhtStats:
     live: int  # of them, those that answered when asked last
     buckets: tuple[BucketStats, ...]  # those in use
     records: int
+    records_refused: bool  # servers answer and none takes a record of ours: see Storers.are_refusing
     refreshed_ago: float | None  # seconds since the table was looked after
     leaving_per_hour: float  # see core/kademlia/stability.py
     republish_after: float
@@ -136,6 +137,11 @@ class Dht:
         """Servers to persist, longest known first: `seeds` of the next start."""
         return tuple(node.info for node in self.table.nodes()[: config.KAD_PERSISTED_PEERS])
 
+    @property
+    def records_refused(self) -> bool:
+        """As in DhtStats."""
+        return self._storers.are_refusing
+
     def stats(self) -> DhtStats:
         return DhtStats(
             mode=self._mode,
@@ -147,6 +153,7 @@ class Dht:
                 if bucket.entries
             ),
             records=len(self.store),
+            records_refused=self.records_refused,
             refreshed_ago=self.upkeep.refreshed_ago(),
             leaving_per_hour=self.stability.leaving_per_hour,
             republish_after=self.stability.refresh_seconds,

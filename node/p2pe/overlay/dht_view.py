@@ -31,6 +31,7 @@ class DhtView:
                 for each in stats.buckets
             ],
             "records_stored": stats.records,
+            "records_refused": stats.records_refused,
             "refreshed_ago": stats.refreshed_ago,
             "leaving_per_hour": round(stats.leaving_per_hour, 3),
             "republish_after": round(stats.republish_after),

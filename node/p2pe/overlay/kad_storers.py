@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import structlog
 import trio
 
 from p2pe import config
@@ -21,6 +22,8 @@ from p2pe.ports import Clock
 
 if TYPE_CHECKING:
     from p2pe.overlay.dht import Dht
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(slots=True)
@@ -42,6 +45,7 @@ class Storers:
         self._dht = dht
         self._clock = clock
         self.few = Few()
+        self._refused = 0  # publications in a row that servers answered and none took
         self._known: OrderedDict[bytes, StorersOf] = OrderedDict()  # by location key; at most KAD_STORER_CACHE
 
     def of(self, key: bytes) -> StorersOf:
@@ -88,15 +92,24 @@ class Storers:
         """A network that was tiny when they were looked up may have grown since."""
         return len(entry.nodes) >= min(config.KAD_STORERS_LEAST, len(self._dht.table))
 
+    @property
+    def are_refusing(self) -> bool:
+        """Whether no server that answers takes our records, which are sound by our own clock: so by theirs they were
+        made in the future or have expired."""
+        return self._refused >= config.KAD_REFUSALS_TELL
+
     async def put(self, storers: Sequence[Node], key: bytes, record: bytes) -> set[PeerId]:
         """Who took it."""
         took: set[PeerId] = set()
+        answered = 0
 
         async def put(node: Node) -> None:
             try:
                 answer = await self._dht.ask(node, KadMessage(Kind.PUT_VALUE, key, record))
             except (Unreachable, RemoteError):
                 return
+            nonlocal answered
+            answered += 1
             if answer.message.value == record:
                 took.add(node.peer_id)
 
@@ -105,6 +118,12 @@ class Storers:
                 nursery.start_soon(put, node)
             for node in storers[:1]:
                 await put(node)
+        if took:
+            self._refused = 0
+        elif answered:
+            self._refused += 1
+            if self._refused == config.KAD_REFUSALS_TELL:
+                log.warning("directory servers refuse this node's records: is this machine's clock right?")
         return took
 
     async def get(self, storers: Sequence[Node], key: bytes) -> list[Record]:
