@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -239,12 +240,27 @@ class Processes:
 
 
 @contextmanager
+def _unwound_by_sigterm() -> Iterator[None]:
+    """By default it would leave nodes running, and a laboratory's namespaces behind. Who handles it, goes on to."""
+    is_ours = (
+        threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    )
+    if is_ours:
+        signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    try:
+        yield
+    finally:
+        if is_ours:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+@contextmanager
 def processes() -> Iterator[Processes]:
     """A story's processes in a temporary folder; everything is ended and removed afterwards.
 
-    When the story fails, the logs are printed first: they are all that is left of it.
+    When the story fails, the logs are printed first: they are all that is left of it. SIGTERM ends it as Ctrl-C does.
     """
-    with tempfile.TemporaryDirectory(prefix="p2pe-") as folder:
+    with _unwound_by_sigterm(), tempfile.TemporaryDirectory(prefix="p2pe-") as folder:
         story = Processes(Path(folder))
         try:
             yield story
