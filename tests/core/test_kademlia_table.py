@@ -6,7 +6,7 @@ import random
 
 import pytest
 from p2pe.config import KAD_BUCKET_PER_SUBNET, KAD_K, KAD_TABLE_PER_SUBNET
-from p2pe.core.kademlia.diversity import groups_of
+from p2pe.core.kademlia.diversity import GroupCounter, groups_of
 from p2pe.core.kademlia.keyspace import LOCATION_BITS, Node, key_in_bucket, location_key, location_of, shared_prefix
 from p2pe.core.kademlia.routing_table import Added, RoutingTable
 from p2pe.model import Address, PeerId
@@ -48,19 +48,23 @@ def test_closest_and_due_are_right_after_any_history(seed: int) -> None:
     table = RoutingTable(LOCAL)
     crowd: list[Node] = []
     for number in range(rng.choice((0, 3, 30, 400))):
+        now = number / 400
         depth = rng.choice((0, rng.randrange(250)))  # some far away, some in buckets of their own
         location = LOCAL.location ^ rng.getrandbits(LOCATION_BITS - depth)
         crowd.append(Node(PeerId(b"%d" % number), location, (), (rng.randbytes(3),)))
-        table.add(crowd[-1], rng.random())
+        table.add(crowd[-1], now)
         victim, returning = rng.choice(crowd), rng.choice(crowd)
         if rng.random() < 0.2:
             table.failed(victim.location, victim.peer_id)
         if rng.random() < 0.1:
             moved = Node(returning.peer_id, returning.location, (Address("/ip4/192.0.2.1"),), returning.groups)
-            table.add(moved, 2.0)
+            table.add(moved, now)
+        if rng.random() < 0.3:
+            heard = rng.choice(crowd)
+            table.heard_from(heard.location, heard.peer_id, now)
         if rng.random() < 0.05:
             table.remove(rng.choice(crowd))
-        table.due_for_check(rng.random(), 0.5)
+        table.due_for_check(now, 0.5)
     entries = [entry for _, bucket in table.buckets() for entry in bucket.entries.values()]
     healthy = [entry.node for entry in entries if not entry.failures]
     assert {id(each) for each in table.nodes()} == {id(each) for each in healthy}
@@ -78,6 +82,8 @@ def test_closest_and_due_are_right_after_any_history(seed: int) -> None:
         due = [entry for entry in entries if entry.failures or 2.0 - entry.seen_at >= unseen]
         due.sort(key=lambda entry: (not entry.failures, entry.seen_at))
         assert table.due_for_check(2.0, unseen) == [entry.node for entry in due]
+        for most in (1, 7):
+            assert table.due_for_check(2.0, unseen, most) == [entry.node for entry in due[:most]]
 
 
 def test_a_flood_of_newcomers_displaces_nobody_who_answers() -> None:
@@ -197,7 +203,7 @@ def test_all_slots_of_a_key_share_one_location() -> None:
 
 def test_a_thin_bucket_is_looked_into_once_and_then_left_alone_for_a_while() -> None:
     table = RoutingTable(LOCAL)
-    for each in [*in_bucket(1, 2), *in_bucket(4, 6, start=100)]:
+    for each in [*in_bucket(1, 2), *in_bucket(4, 8, start=100)]:
         table.add(each, 0.0)
     assert table.thin_buckets(4, 10.0, 900.0) == [0, 1, 2, 3]
     table.touch(in_bucket(1, 1, start=500)[0].location, 10.0)
@@ -205,3 +211,25 @@ def test_a_thin_bucket_is_looked_into_once_and_then_left_alone_for_a_while() -> 
     table.add(in_bucket(1, 1)[0], 30.0)  # an answer from there isn't a look into it
     assert table.thin_buckets(4, 909.0, 900.0) == [0, 2, 3]
     assert table.thin_buckets(4, 910.0, 900.0) == [0, 1, 2, 3]
+
+
+def test_where_few_are_known_beyond_a_bucket_may_well_be_thin() -> None:
+    table = RoutingTable(LOCAL)
+    for each in [*in_bucket(3, 1), *in_bucket(5, 7, start=100)]:
+        table.add(each, 0.0)
+    assert table.thin_buckets(4) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_a_counter_admits_whom_counting_admits(seed: int) -> None:
+    rng = random.Random(seed)
+    bounds = {b"a": 2, b"b": 2, b"asn:x": 5, b"asn:y": 5}
+    counter, members = GroupCounter(2, 5), list[tuple[bytes, ...]]()
+    for _ in range(200):
+        groups = rng.choice(((), (b"a",), (b"b", b"asn:x"), (b"a", b"asn:y"), (b"asn:x",)))
+        assert counter.admits(groups) == all(sum(g in m for m in members) < bounds[g] for g in groups)
+        if members and rng.random() < 0.5:
+            counter.remove(members.pop(rng.randrange(len(members))))
+        else:
+            counter.add(groups)  # admitted or not: a lookup asks crowded networks when there is nobody else
+            members.append(groups)

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from p2pe.config import KAD_BUCKET_ENOUGH, KAD_K
 from p2pe.errors import UsageError
 from p2pe_sim.dht.command import judge, write_results
 from p2pe_sim.dht.network import Network, record_of
@@ -51,6 +52,39 @@ def test_a_lookup_ends_at_exactly_the_closest_servers() -> None:
         network.heap.run(network.heap.now + 6.0)
         true = sorted((member.node for member in network.servers), key=lambda node: node.location ^ target)
         assert [node.peer_id for node in ends] == [node.peer_id for node in true[:8]]  # type: ignore[attr-defined]
+
+
+def test_who_joins_looks_into_buckets_that_are_thin_then() -> None:
+    network = Network(5)
+    seeds = grow(network, 600)
+    looked: list[int] = []
+    key_in = network._key_in
+
+    def watched(local: int, bucket: int) -> bytes:
+        looked.append(bucket)
+        assert bucket in members[-1].table.thin_buckets(KAD_BUCKET_ENOUGH)
+        return key_in(local, bucket)
+
+    network._key_in = watched  # type: ignore[method-assign]
+    members = []
+    for _ in range(20):
+        members.append(network.add())
+        looked.clear()
+        network.join(members[-1], seeds[:2])
+        network.heap.run(network.heap.now + 30.0)
+        assert 0 < len(looked) == len(set(looked))
+        assert all(bucket > 5 for bucket in members[-1].table.thin_buckets(2))  # where the network has few
+
+
+def test_a_sybil_names_its_fellows_nearest_to_what_is_sought() -> None:
+    network = Network(4)
+    aimed = network.random.getrandbits(256)
+    for number in range(200):
+        near = aimed ^ network.random.getrandbits(200)
+        network.add(sybil=True, location=near if number % 2 else None)
+        for target in (aimed, network.random.getrandbits(256), network.random.choice(network.sybils).location):
+            true = sorted(network.sybils, key=lambda node: node.location ^ target)
+            assert network.closest_of(network.servers[0], target, true[0]) == true[:KAD_K]
 
 
 def test_goals_are_held_to() -> None:

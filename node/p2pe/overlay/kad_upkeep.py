@@ -207,7 +207,7 @@ class Upkeep:
 
     async def check_peers(self, unseen_for: float) -> None:
         """Asks those least recently heard of, a few at a time."""
-        due = self._dht.table.due_for_check(trio.current_time(), unseen_for)[: config.KAD_CHECKS_AT_ONCE]
+        due = self._dht.table.due_for_check(trio.current_time(), unseen_for, config.KAD_CHECKS_AT_ONCE)
         waiting = iter(due)
 
         async def check_some() -> None:
@@ -229,9 +229,15 @@ class Upkeep:
             await self._look_around()
 
     async def _fill(self, buckets: Sequence[int] = ()) -> None:
-        """A narrow lookup, half a dozen requests, for a random key in each of `buckets` and each thin bucket."""
-        thin = self._dht.table.thin_buckets(config.KAD_BUCKET_ENOUGH, trio.current_time(), config.KAD_THIN_RETRY)
-        for bucket in sorted({*buckets, *thin}):
+        """A narrow lookup, some eight requests, for a random key in each of `buckets` and each bucket that is thin
+        when its turn comes: lookups for others, and peers that have met us since, may have filled it."""
+        table, bucket = self._dht.table, -1
+        while True:
+            thin = table.thin_buckets(config.KAD_BUCKET_ENOUGH, trio.current_time(), config.KAD_THIN_RETRY)
+            left = [each for each in (*buckets, *thin) if each > bucket]
+            if not left:
+                return
+            bucket = min(left)
             key = key_in_bucket(self._dht.local.location, bucket, self._world.entropy)
             try:
                 await self._dht.run_lookup(key, count=2, paths=1)

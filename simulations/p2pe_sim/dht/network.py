@@ -5,9 +5,11 @@ from __future__ import annotations
 import heapq
 import math
 import random
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import count
+from operator import attrgetter
 
 from p2pe.config import (
     KAD_BUCKET_ENOUGH,
@@ -18,7 +20,7 @@ from p2pe.config import (
     KAD_STREAM_IDLE,
     MAX_RECORD_TTL,
 )
-from p2pe.core.kademlia.keyspace import Node, key_in_bucket, location_key, location_of
+from p2pe.core.kademlia.keyspace import LOCATION_BITS, Node, key_in_bucket, location_key, location_of
 from p2pe.core.kademlia.lookup import Lookup
 from p2pe.core.kademlia.record_store import RecordStore, Validator
 from p2pe.core.kademlia.routing_table import RoutingTable
@@ -26,6 +28,7 @@ from p2pe.core.kademlia.timeouts import Timeouts
 from p2pe.errors import RemoteError
 from p2pe.model import Millis, PeerId
 
+_LOCATION = attrgetter("location")
 START = 1_800_000_000_000  # Unix milliseconds at virtual time 0
 # Both directions, IP and TCP headers included, measured in a network namespace of its own (lo's counters less 14 B a
 # packet): connect and end 1,370 B, PUT_VALUE with its echo 1,580 B.
@@ -171,15 +174,16 @@ class Network:
             if seed.alive:
                 member.table.add(seed.node, self.heap.now)
 
-        def fill(buckets: list[int] | None) -> None:
-            thin = member.table.thin_buckets(KAD_BUCKET_ENOUGH) if buckets is None else buckets
+        def fill(bucket: int) -> None:
+            """The next thin one from `bucket` on."""
+            thin = [each for each in member.table.thin_buckets(KAD_BUCKET_ENOUGH) if each >= bucket]
             if not thin or not member.is_server or member.is_sybil:
                 done()
                 return
             key = self._key_in(member.node.location, thin[0])
-            self.lookup(member, key, location_of(key), lambda _: fill(thin[1:]), count=2, paths=1)
+            self.lookup(member, key, location_of(key), lambda _: fill(thin[0] + 1), count=2, paths=1)
 
-        self.lookup(member, bytes(member.node.peer_id), member.node.location, lambda _: fill(None))
+        self.lookup(member, bytes(member.node.peer_id), member.node.location, lambda _: fill(0))
 
     def _key_in(self, local: int, bucket: int) -> bytes:
         return key_in_bucket(local, bucket, self.random.randbytes)
@@ -248,8 +252,21 @@ class Network:
         return server.table.closest(target, KAD_K, exclude=asker.peer_id)
 
     def _nearest_sybils(self, target: int) -> list[Node]:
+        if not self._fellows:
+            self.sybils.sort(key=_LOCATION)
         if target not in self._fellows:
-            self._fellows[target] = heapq.nsmallest(KAD_K, self.sybils, key=lambda node: node.location ^ target)
+
+            def around(bits: int) -> range:
+                """Which of them share all but the last `bits` bits with the target."""
+                first = target >> bits << bits
+                low = bisect_left(self.sybils, first, key=_LOCATION)
+                return range(low, bisect_left(self.sybils, first + (1 << bits), low, key=_LOCATION))
+
+            # The nearest are in the smallest such part that has as many.
+            bits = bisect_left(range(LOCATION_BITS), KAD_K, key=lambda bits: len(around(bits)))
+            near = [self.sybils[place] for place in around(bits)]
+            near.sort(key=lambda node: node.location ^ target)
+            self._fellows[target] = near[:KAD_K]
         return self._fellows[target]
 
     def lookup(

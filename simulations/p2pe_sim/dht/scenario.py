@@ -110,7 +110,7 @@ def check_some(network: Network, member: Member) -> None:
     """Liveness only: the reply is charged, its contents aren't used, so it takes no event."""
     now = network.heap.now
     limit = int(KAD_CHECKS_AT_ONCE * UPKEEP_SECONDS / 60)
-    for node in member.table.due_for_check(now, KAD_SERVER_CHECK)[:limit]:
+    for node in member.table.due_for_check(now, KAD_SERVER_CHECK, limit):
         network.charge(member, node.peer_id, FIND_REQUEST_BYTES + KAD_K * PEER_BYTES)
         if node.peer_id in network.members:
             member.table.add(node, now)

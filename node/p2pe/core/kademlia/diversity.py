@@ -39,28 +39,38 @@ def groups_of(address: Address, asn_of: AsnMap | None = None) -> tuple[bytes, ..
 class GroupCounter:
     """Members of each group in one collection, bounded by that collection."""
 
+    __slots__ = ("_counts", "_full", "_least", "_per_asn", "_per_subnet")
+
     def __init__(self, per_subnet: int, per_asn: int) -> None:
         self._per_subnet = per_subnet
         self._per_asn = per_asn
+        self._least = min(per_subnet, per_asn)
         self._counts: dict[bytes, int] = {}
+        self._full: set[bytes] | None = None  # groups at their bound: asked far more often than it changes
 
     def admits(self, groups: Iterable[bytes]) -> bool:
-        counts = self._counts
-        for group in groups:
-            if group in counts and counts[group] >= (self._per_asn if group.startswith(_ASN) else self._per_subnet):
-                return False
-        return True
+        return self._full is None or self._full.isdisjoint(groups)
 
     def add(self, groups: Iterable[bytes]) -> None:
+        counts = self._counts
         for group in groups:
-            self._counts[group] = self._counts.get(group, 0) + 1
+            count = counts[group] = counts.get(group, 0) + 1
+            if count >= self._least and count == self._bound(group):
+                self._full = self._full or set()
+                self._full.add(group)
 
     def remove(self, groups: Iterable[bytes]) -> None:
+        counts = self._counts
         for group in groups:
-            if self._counts[group] == 1:
-                del self._counts[group]
+            if self._full is not None and counts[group] == self._bound(group):
+                self._full.discard(group)
+            if counts[group] == 1:
+                del counts[group]
             else:
-                self._counts[group] -= 1
+                counts[group] -= 1
+
+    def _bound(self, group: bytes) -> int:
+        return self._per_asn if group.startswith(_ASN) else self._per_subnet
 
 
 def bucket_counter() -> GroupCounter:

@@ -45,7 +45,7 @@ class Node:
 
     def groups_apart(self, other: Node) -> bool:
         """Whether the two share no network."""
-        return not any(group in other.groups for group in self.groups)
+        return set(self.groups).isdisjoint(other.groups)
 
 
 def location_of(wire_key: bytes) -> int:
@@ -77,12 +77,12 @@ def key_in_bucket(local: int, bucket: int, entropy: Callable[[int], bytes]) -> b
     """
     bits = min(bucket, _MAX_TARGETED_PREFIX) + 1
     wanted = (local >> (LOCATION_BITS - bits)) ^ 1  # the first bits of what is looked for: the last of them differs
-    low, high = (edge >> 8 for edge in (wanted << (16 - bits), (wanted + 1 << (16 - bits)) - 1))
+    first, last = wanted << (LOCATION_BITS - bits), (wanted + 1 << (LOCATION_BITS - bits)) - 1
+    low, high = first.to_bytes(32, "big"), last.to_bytes(32, "big")  # bytes compare as the numbers do, and are at hand
     head = MULTIHASH_SHA256 + entropy(32 - _COUNTER_BYTES)
     number = 0
     while True:
         number += 1
         key = head + number.to_bytes(_COUNTER_BYTES, "big")
-        digest = sha256(key).digest()
-        if low <= digest[0] <= high and (digest[0] << 8 | digest[1]) >> (16 - bits) == wanted:
+        if low <= sha256(key).digest() <= high:
             return key

@@ -17,7 +17,8 @@ State of a candidate on its path:
                         |                  |
                         +--answered--------+--> ANSWERED        failed --> FAILED
 
-Bounded: KAD_PATH_CANDIDATES a path, KAD_K peers of a reply, KAD_LOOKUP_MAX_REQUESTS and `timeouts.whole` in all.
+Bounded: KAD_PATH_CANDIDATES a path, KAD_K peers of a reply, KAD_LOOKUP_MAX_REQUESTS and `timeouts.whole` in all; so a
+path remembers the ids of some 2,000 peers that were named to it, at the most.
 """
 
 from __future__ import annotations
@@ -76,6 +77,7 @@ class _Path:
     named: dict[int, tuple[Node, int]]  # by distance: who was named, and in which round to ask
     distances: list[int]  # theirs, ascending
     candidates: dict[int, Candidate]  # by distance: those of them that this path has asked
+    heard_of: set[PeerId]  # everybody who was ever named to it: two of three in a reply have been before
     in_flight: int = 0
     pending: Candidate | bool | None = None  # what `_pending` said last; None once that may have changed
 
@@ -105,7 +107,7 @@ class Lookup:
         self._quiet_until = float("-inf")  # no time-out changes anything before
         nearest = sorted(seeds, key=lambda node: node.location ^ target)
         width = max(1, min(paths, len(nearest)))
-        self._paths = [_Path({}, [], {}) for _ in range(width)]
+        self._paths = [_Path({}, [], {}, set()) for _ in range(width)]
         self._alpha = max(1, alpha * paths // width)
         self._width = max(2, -(-count // width))
         self._asked: dict[PeerId, tuple[Candidate, _Path]] = {}
@@ -173,9 +175,9 @@ class Lookup:
         self._settle(candidate, path, _ANSWERED)
         del self._awaited[peer_id]
         insort(self._answers, candidate.distance)
-        is_first = len(self._answers) == 1  # until then paths wait for slow peers
+        is_first, reach = len(self._answers) == 1, self._reach  # until the first one paths wait for slow peers
         for other in self._paths:
-            if is_first or (isinstance(other.pending, Candidate) and other.pending.distance >= self._reach):
+            if is_first or (isinstance(other.pending, Candidate) and other.pending.distance >= reach):
                 other.pending = None
         self._offer(path, closer[:KAD_K], candidate.depth + 1)
 
@@ -236,17 +238,19 @@ class Lookup:
         return None if found is None else found[0].depth
 
     def _offer(self, path: _Path, nodes: Sequence[Node], depth: int) -> None:
-        named, distances, asked = path.named, path.distances, self._asked
+        named, distances, heard_of, asked = path.named, path.distances, path.heard_of, self._asked
         target, local = self.target, self._local
         limit = distances[-1] if len(distances) >= KAD_PATH_CANDIDATES else _FARTHEST
         fresh = []
         for node in nodes:
+            peer_id = node.peer_id
+            if peer_id in heard_of:
+                continue  # a candidate already; asked by another path, which holds for good; or too far, and is so now
+            heard_of.add(peer_id)
             distance = node.location ^ target
-            if distance < limit and distance not in named:
-                peer_id = node.peer_id
-                if peer_id not in asked and peer_id != local:
-                    named[distance] = node, depth
-                    fresh.append(distance)
+            if distance < limit and peer_id not in asked and peer_id != local:
+                named[distance] = node, depth
+                fresh.append(distance)
         if fresh:
             distances += fresh
             distances.sort()

@@ -12,9 +12,11 @@ Bounded: 256 x 2 x k peers at the most, in practice (log2(network) + 2) x 2 x k.
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
+from operator import attrgetter
 
 from p2pe.config import KAD_K, KAD_MAX_FAILURES
 from p2pe.core.kademlia.diversity import GroupCounter, bucket_counter, table_counter
@@ -38,8 +40,11 @@ class Entry:
     failures: int = 0
 
 
+_SEEN_AT = attrgetter("seen_at")
+
+
 class Bucket:
-    """At most k entries and k waiting, oldest first."""
+    """At most k entries and k waiting, each least recently heard of first."""
 
     __slots__ = ("entries", "groups", "healthy", "looked_at", "touched_at", "waiting")
 
@@ -49,15 +54,24 @@ class Bucket:
         self.groups: GroupCounter = bucket_counter()
         self.touched_at = float("-inf")  # the last answer from, or lookup into, this bucket
         self.looked_at = float("-inf")  # the last lookup into it
-        self.healthy: dict[int, Node] = {}  # those without failures, by location
+        self.healthy: list[Node] = []  # those without failures
+
+    def seen(self, entry: Entry, now: float) -> None:
+        """The peer of one of `entries` has just answered."""
+        entry.seen_at = now
+        peer_id = entry.node.peer_id
+        del self.entries[peer_id]
+        self.entries[peer_id] = entry  # now the last
 
     def nodes(self) -> list[Node]:
         """The healthy ones."""
-        return list(self.healthy.values())
+        return list(self.healthy)
 
 
 class RoutingTable:
     """`now` is seconds of any steady clock, the same for all calls."""
+
+    __slots__ = ("_buckets", "_deepest", "_groups", "_k", "_location", "_size", "local")
 
     def __init__(self, local: Node, k: int = KAD_K) -> None:
         self.local = local
@@ -93,11 +107,7 @@ class RoutingTable:
 
     def nodes(self) -> list[Node]:
         """All healthy peers."""
-        return [node for _, bucket in self.buckets() for node in bucket.healthy.values()]
-
-    def entry(self, node_location: int, peer_id: PeerId) -> Entry | None:
-        bucket = self._buckets[self.bucket_index(node_location)]
-        return None if bucket is None else bucket.entries.get(peer_id)
+        return [node for _, bucket in self.buckets() for node in bucket.healthy]
 
     def has_room_for(self, node: Node) -> bool:
         """Whether adding this peer would be worth verifying it: not in yet, and its bucket and networks have room."""
@@ -119,11 +129,13 @@ class RoutingTable:
         known = bucket.entries.get(node.peer_id)
         if known is not None:
             if known.failures or known.node is not node:
+                if not known.failures:
+                    bucket.healthy.remove(known.node)
                 known.failures = 0
                 if known.node.groups == node.groups:
                     known.node = node  # its addresses may have changed, not its network: that was counted
-                bucket.healthy[node.location] = known.node
-            known.seen_at = now
+                bucket.healthy.append(known.node)
+            bucket.seen(known, now)
             return Added.KNOWN
         if not (bucket.groups.admits(node.groups) and self._groups.admits(node.groups)):
             return Added.REFUSED
@@ -139,9 +151,9 @@ class RoutingTable:
     def heard_from(self, node_location: int, peer_id: PeerId, now: float) -> None:
         """A peer answered over a connection that it had opened: it lives, which puts off its next check. One that
         failed has yet to be reached at its address."""
-        entry = self.entry(node_location, peer_id)
-        if entry is not None and not entry.failures:
-            entry.seen_at = now
+        bucket = self._buckets[self.bucket_index(node_location)]
+        if bucket is not None and peer_id in bucket.entries and not bucket.entries[peer_id].failures:
+            bucket.seen(bucket.entries[peer_id], now)
 
     def failed(self, node_location: int, peer_id: PeerId) -> None:
         """A peer didn't answer: it is replaced, or given one more chance when nobody waits for its place."""
@@ -152,8 +164,9 @@ class RoutingTable:
         entry = bucket.entries.get(peer_id)
         if entry is None:
             return
+        if not entry.failures:
+            bucket.healthy.remove(entry.node)
         entry.failures += 1
-        bucket.healthy.pop(node_location, None)
         if bucket.waiting or entry.failures >= KAD_MAX_FAILURES:
             self.remove(entry.node)
             self._promote(bucket)
@@ -166,23 +179,28 @@ class RoutingTable:
         bucket.waiting.pop(node.peer_id, None)
         entry = bucket.entries.pop(node.peer_id, None)
         if entry is not None:
-            bucket.healthy.pop(node.location, None)
+            if not entry.failures:
+                bucket.healthy.remove(entry.node)
             bucket.groups.remove(entry.node.groups)
             self._groups.remove(entry.node.groups)
             self._size -= 1
 
     def closest(self, target: int, count: int = KAD_K, *, exclude: PeerId | None = None) -> list[Node]:
         """The `count` healthy peers nearest to `target`, nearest first."""
+
+        def distance(node: Node) -> int:
+            return node.location ^ target
+
         found: list[Node] = []
         for bucket in self._from(target):
-            healthy = bucket.healthy
-            if not healthy:
+            near = bucket.healthy
+            if not near:
                 continue
-            distances = [location ^ target for location in healthy]
-            distances.sort()
-            found += [healthy[distance ^ target] for distance in distances[: count + 1 - len(found)]]
+            if len(near) > 1:
+                near = sorted(near, key=distance)
             if exclude in bucket.entries:
-                found = [node for node in found if node.peer_id != exclude]
+                near = [node for node in near if node.peer_id != exclude]
+            found += near
             if len(found) >= count:
                 break
         return found[:count]
@@ -200,15 +218,19 @@ class RoutingTable:
             if not differs >> (deepest - index) & 1 and (bucket := buckets[index]) is not None:
                 yield bucket
 
-    def due_for_check(self, now: float, unseen_for: float) -> list[Node]:
-        """Peers not heard of for `unseen_for` seconds, and those that failed once, least recently heard of first:
-        ask them, then add() or failed()."""
-        due: list[Entry] = []
-        for _, bucket in self.buckets():
-            entries = bucket.entries.values()
-            due += [entry for entry in entries if entry.failures or now - entry.seen_at >= unseen_for]
-        due.sort(key=lambda entry: (not entry.failures, entry.seen_at))
-        return [entry.node for entry in due]
+    def due_for_check(self, now: float, unseen_for: float, most: int | None = None) -> list[Node]:
+        """Peers that failed once, then those not heard of for `unseen_for` seconds, each least recently heard of
+        first, `most` in all: ask them, then add() or failed()."""
+        buckets = [bucket for _, bucket in self.buckets()]
+        struck = [bucket.entries.values() for bucket in buckets if len(bucket.healthy) < len(bucket.entries)]
+        failed = [entry for entries in struck for entry in entries if entry.failures]
+        due = [entry.node for entry in sorted(failed, key=_SEEN_AT)[:most]]
+        for entry in heapq.merge(*(bucket.entries.values() for bucket in buckets), key=_SEEN_AT):
+            if len(due) == most or now - entry.seen_at < unseen_for:
+                break  # those after it were heard of since
+            if not entry.failures:
+                due.append(entry.node)
+        return due
 
     def due_for_refresh(self, now: float, untouched_for: float) -> list[int]:
         """Buckets from which nothing came for `untouched_for` seconds. Empty ones in between count as well; the
@@ -221,16 +243,17 @@ class RoutingTable:
         return due
 
     def thin_buckets(self, least: int, now: float = float("inf"), unlooked_for: float = 0.0) -> list[int]:
-        """Buckets with fewer than `least` healthy peers where the network should have more: as many are known beyond.
-        A joining server has to fill them: looking itself up, it meets its neighbours only. Those looked into within
-        `unlooked_for` seconds are left out: there was nobody else."""
+        """Buckets with fewer than `least` healthy peers where the network should have more: twice as many are known
+        beyond, and a bucket's part of the key space is as large as all parts beyond together. With fewer beyond, its
+        peers are neighbours. A joining server has to fill them: looking itself up, it meets its neighbours only. Those
+        looked into within `unlooked_for` seconds are left out: there was nobody else."""
         thin = []
         beyond = 0
         for index in range(self._deepest, -1, -1):
             bucket = self._buckets[index]
             here = 0 if bucket is None else len(bucket.healthy)
             looked_at = float("-inf") if bucket is None else bucket.looked_at
-            if here < least <= beyond and now - looked_at >= unlooked_for:
+            if here < least and beyond >= 2 * least and now - looked_at >= unlooked_for:
                 thin.append(index)
             beyond += here
         return thin[::-1]
@@ -255,7 +278,7 @@ class RoutingTable:
         bucket.waiting.pop(node.peer_id, None)
         bucket.entries[node.peer_id] = entry
         if not entry.failures:
-            bucket.healthy[node.location] = node
+            bucket.healthy.append(node)
         bucket.groups.add(node.groups)
         self._groups.add(node.groups)
         self._size += 1
@@ -266,4 +289,5 @@ class RoutingTable:
             groups = entry.node.groups
             if bucket.groups.admits(groups) and self._groups.admits(groups):
                 self._insert(bucket, entry)
+                bucket.entries = dict(sorted(bucket.entries.items(), key=lambda item: item[1].seen_at))
                 return
