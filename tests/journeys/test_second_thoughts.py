@@ -144,14 +144,36 @@ def block_and_unblock_are_where_people_look_for_them(alice: Person, bob: Person)
     settled(alice, [sent])
 
 
-def following(person: Person, *options: str) -> subprocess.Popen[str]:
+def following(person: Person, *options: str, errors: bool = False) -> subprocess.Popen[str]:
     argv = person.command_line("inbox", "--follow", *options)
-    return subprocess.Popen(argv, stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE if errors else None, text=True)
 
 
 def next_line(follower: subprocess.Popen[str]) -> str:
     assert follower.stdout is not None
     return follower.stdout.readline().rstrip("\n")
+
+
+def test_a_follower_goes_on_when_the_node_comes_back(couple: tuple[Person, Person]) -> None:
+    alice, bob = couple
+    with following(bob, "--mark-read", errors=True) as reader:
+        try:
+            say(alice, "bob", "one")
+            assert next_line(reader).endswith("alice: one")
+            bob.kill()
+            assert reader.stderr is not None
+            assert reader.stderr.readline().startswith("The node went away")
+            bob.start()
+            second = say(alice, "bob", "two")
+            assert next_line(reader).endswith("alice: two")  # and not the first one again
+            assert reader.stderr.readline() == "The node is back.\n"
+            until_it_is(bob, second, "read")
+        finally:
+            reader.kill()
+        assert reader.stdout is not None and reader.stdout.read() == ""
+    bob.stop()
+    nobody = bob.command("inbox", "--follow", check=False)
+    assert nobody.returncode == 3 and "No node is running" in nobody.stderr
 
 
 def test_whoever_follows_hears_of_second_thoughts(couple: tuple[Person, Person]) -> None:

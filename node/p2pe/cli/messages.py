@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final, NoReturn
 
 import typer
 
 from p2pe.cli import output
 from p2pe.cli.durations import seconds_in
+from p2pe.cli.following import Following
 from p2pe.cli.options import HomeOption, JsonOption, client
 from p2pe.config import API_MAX_BATCH, API_MAX_WAIT, API_PAGE, MAX_TEXT_BYTES
 from p2pe.errors import NotFound, UsageError
 
 if TYPE_CHECKING:
     from p2pe.control.client import Client
-    from p2pe.control.shapes import IncomingDetail, IncomingShape, OutgoingShape
+    from p2pe.control.shapes import InboxAnswer, IncomingDetail, IncomingShape, OutgoingShape
 
 WAIT_STATES = ("offered", "delivered", "read")
 IdArgument = Annotated[str, typer.Argument(help="The id, or as much of its beginning as is unique.", metavar="ID")]
@@ -103,7 +104,9 @@ def inbox(
     name: Annotated[
         str | None, typer.Argument(help="Only from this contact.", metavar="NAME", show_default=False)
     ] = None,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on, and print what arrives.")] = False,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Go on, over restarts of the node too, and print what arrives.")
+    ] = False,
     after: Annotated[int, typer.Option("--after", help="Only rows above this one (`row` in JSON).", min=0)] = 0,
     newest: Annotated[
         int | None, typer.Option("--newest", help="Only the last so many.", min=1, max=API_PAGE, show_default=False)
@@ -135,22 +138,7 @@ def inbox(
         raise UsageError("--ended-after goes with --follow --json")
     with client(home) as node:
         if follow:
-            for page in node.follow_pages(contact=name, after=after, ended_after=ended_after):
-                for message in page["messages"]:
-                    if unread and message["read_at"] is not None:
-                        continue
-                    if as_json:
-                        output.emit_json(message, line=True)
-                    else:
-                        print_incoming(message, ids)
-                    if mark_read or message["expire_after"]:
-                        node.mark_read(contact=message["contact"], ids=[message["id"]])
-                if not as_json:
-                    for message in page["ended"]:
-                        print_ending(message, ids)
-                elif ended_after is not None and page["ended"]:
-                    output.emit_json({"ended": page["ended"], "next_ended": page["next_ended"]}, line=True)
-            return
+            _follow(node, name, after, ended_after, unread, mark_read, ids, as_json)
         if newest is not None:
             found = node.newest(newest, contact=name, ended=True)["messages"]
         else:
@@ -166,6 +154,35 @@ def inbox(
         marked = [each["id"] for each in found if each["state"] == "new" and (mark_read or each["expire_after"])]
         for at in range(0, len(marked), API_MAX_BATCH):
             node.mark_read(contact=name, ids=marked[at : at + API_MAX_BATCH])
+
+
+def _follow(
+    node: Client,
+    name: str | None,
+    after: int,
+    ended_after: int | None,
+    unread: bool,
+    mark_read: bool,
+    ids: bool,
+    as_json: bool,
+) -> NoReturn:
+    def show_one(message: IncomingShape) -> bool:
+        if unread and message["read_at"] is not None:
+            return False
+        if as_json:
+            output.emit_json(message, line=True)
+        else:
+            print_incoming(message, ids)
+        return mark_read or bool(message["expire_after"])
+
+    def show_ended(page: InboxAnswer) -> None:
+        if not as_json:
+            for message in page["ended"]:
+                print_ending(message, ids)
+        elif ended_after is not None and page["ended"]:
+            output.emit_json({"ended": page["ended"], "next_ended": page["next_ended"]}, line=True)
+
+    Following(node, name, after, ended_after, show_one, show_ended, tells=not as_json).run()
 
 
 def print_incoming(message: IncomingShape, ids: bool = False) -> None:
