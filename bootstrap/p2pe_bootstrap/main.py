@@ -148,7 +148,7 @@ def _print_health(health: dict[str, Any]) -> None:
         f"  {health['servers_live']} of {health['servers_known']} known servers answer; "
         f"{health['records_stored']} records stored, {health['served']['refused_records']} refused\n"
         f"  looked after {'not yet' if refreshed is None else f'{refreshed:.0f} s before that'}; "
-        f"{health['leaving_per_hour']:.0%} of the servers leave in an hour\n"
+        f"{health['leaving_per_hour']:.0%} of the servers leave in an hour: at first a guess, 30%\n"
         f"  buckets (bits shared: answering/known): {buckets or 'none'}"
     )
 

@@ -64,7 +64,10 @@ def show_health(answer: DhtAnswer) -> None:
             ("directory", f"{joined}, {serving}"),
             ("servers", known),
             ("refreshed", refreshed),
-            ("leaving", f"{answer['leaving_per_hour']:.0%} of the servers an hour, as far as seen from here"),
+            (
+                "leaving",
+                f"{answer['leaving_per_hour']:.0%} of the servers an hour: at first a guess, 30%, then what was seen",
+            ),
             ("republish", f"about every {output.duration(answer['republish_after'])}"),
             ("lookups", f"{answer['lookups']}, {answer['lookups_failed']} failed, median {median}"),
             ("asked", f"{traffic['requests']} requests, {traffic['failures']} failed"),
