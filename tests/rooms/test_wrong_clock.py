@@ -56,6 +56,18 @@ async def test_the_person_is_told_and_told_no_more(hours: int, tmp_path: Path, n
     assert "clock" not in await said(home.path, "dht", "status")
 
 
+async def test_who_refuses_has_not_left(nursery: trio.Nursery) -> None:
+    server = await start(nursery)
+    clock = SettableClock()
+    client = await start(nursery, "client", (server.address,), clock=clock)
+    for _ in range(5):
+        key, record = signed(1, now=clock.now())
+        await client.dht.publish(key, record)
+        clock.ahead += 5 * HOUR
+    assert client.dht.records_refused
+    assert client.dht.stats().leaving_per_hour <= 0.31  # the first guess
+
+
 async def test_servers_that_do_not_answer_say_nothing_about_the_clock(nursery: trio.Nursery) -> None:
     server = await start(nursery)
     client = await start(nursery, "client", (server.address,))

@@ -185,7 +185,8 @@ class Dht:
                 took |= await self._storers.put([n for n in entry.nodes if n.peer_id not in took], key, record)
             else:
                 entry.nodes = tuple(stayed)
-            self.stability.observed(len(stayed), len(asked) - len(stayed), trio.current_time() - stored_at)
+            if took or not self._storers.were_refusing:  # who answers and refuses hasn't left
+                self.stability.observed(len(stayed), len(asked) - len(stayed), trio.current_time() - stored_at)
         entry.stored_at = trio.current_time()
         self.stability.is_small = len(entry.nodes) < config.KAD_STORERS_LEAST
         if self._is_storer(location_of(location_key(key)), entry.nodes):

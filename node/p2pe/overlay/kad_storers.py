@@ -93,6 +93,11 @@ class Storers:
         return len(entry.nodes) >= min(config.KAD_STORERS_LEAST, len(self._dht.table))
 
     @property
+    def were_refusing(self) -> bool:
+        """Whether of the servers asked last some answered and none took the record."""
+        return self._refused > 0
+
+    @property
     def are_refusing(self) -> bool:
         """Whether no server that answers takes our records, which are sound by our own clock: so by theirs they were
         made in the future or have expired."""
