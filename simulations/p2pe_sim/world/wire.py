@@ -32,6 +32,7 @@ RETRANSMIT_SECONDS: Final = 0.2  # Linux' smallest retransmission time-out
 RETRANSMIT_MAX: Final = 60.0  # between two tries, however long a path was cut (RFC 6298: at least 60)
 GIVE_UP_SECONDS: Final = 924.0  # Linux gives a connection up after so long without an acknowledgement
 _CHUNK: Final = 64 * KIB
+_PIECE: Final = 2 * KIB  # on a line of limited bandwidth: bytes come in as they are carried, not when all have been
 _NEVER: Final = math.inf
 
 
@@ -75,8 +76,10 @@ class Pipe:
             self._stall(data)
             self.outstanding += len(data)
         else:
-            for start in range(0, len(data), _CHUNK):
-                self._put(data[start : start + _CHUNK])
+            is_narrow = self.source.shape.bandwidth or self.target.shape.bandwidth
+            step = _PIECE if is_narrow else _CHUNK
+            for start in range(0, len(data), step):
+                self._put(data[start : start + step])
 
     def write_end(self) -> None:
         if self.is_dead:
