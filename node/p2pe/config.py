@@ -165,9 +165,7 @@ KAD_STORER_CACHE: Final = 1_024  # locations whose storers are remembered: 5 con
 KAD_STORER_CACHE_SECONDS: Final = 5_400.0  # for a reader; a publisher keeps them for as long as enough of them answer
 KAD_RELOOK_SECONDS: Final = 600.0  # storers found so lately that have no record aren't doubted: somebody is just away
 KAD_FEW_SECONDS: Final = 10.0  # so long a network of a few servers, all of whom answered, counts as known
-KAD_REFUSALS_TELL: Final = (
-    3  # publications in a row that all who answered refused: one may be crowded out, three aren't
-)
+KAD_REFUSALS_TELL: Final = 3  # publications in a row that all who answered refused: one may be crowded out
 KAD_STORERS_LEAST: Final = 6  # of KAD_STORE_COUNT that must still take a record, or they are looked up again
 KAD_STREAM_IDLE: Final = 2.5  # seconds an unused stream and its connection are kept: less than until the first ping
 KAD_SERVER_STREAM_IDLE: Final = 8.0  # the same at a server: it is to be dialled back meanwhile

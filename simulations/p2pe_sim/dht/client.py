@@ -12,7 +12,8 @@ from p2pe.core.kademlia.lookup import Lookup
 from p2pe.core.kademlia.stability import Stability
 from p2pe.model import PeerId
 
-from p2pe_sim.dht.network import Member, Network
+from p2pe_sim.dht.member import Member
+from p2pe_sim.dht.network import Network
 
 Located = tuple[bytes, bytes, int]  # record key, location key, location
 

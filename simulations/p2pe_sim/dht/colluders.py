@@ -10,7 +10,8 @@ from p2pe.core.kademlia.keyspace import location_key, location_of
 from p2pe.core.records import NONCE_BYTES, check_record, make_record, public_key_of, record_key, seal_addresses
 from p2pe.model import Address, Millis, PeerId, PeerInfo
 
-from p2pe_sim.dht.network import START, Member, Network, Seen
+from p2pe_sim.dht.member import Member, Seen
+from p2pe_sim.dht.network import START, Network
 from p2pe_sim.dht.scenario import Outcome, client_of, grow, seek
 
 DAY_SECONDS = 86_400.0

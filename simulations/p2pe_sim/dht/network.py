@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import heapq
 import math
 import random
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from itertools import count
 from operator import attrgetter
 
@@ -24,9 +22,11 @@ from p2pe.core.kademlia.keyspace import LOCATION_BITS, Node, key_in_bucket, loca
 from p2pe.core.kademlia.lookup import Lookup
 from p2pe.core.kademlia.record_store import RecordStore, Validator
 from p2pe.core.kademlia.routing_table import RoutingTable
-from p2pe.core.kademlia.timeouts import Timeouts
 from p2pe.errors import RemoteError
 from p2pe.model import Millis, PeerId
+
+from p2pe_sim.dht.heap import Heap
+from p2pe_sim.dht.member import Member, Seen, accept
 
 _LOCATION = attrgetter("location")
 START = 1_800_000_000_000  # Unix milliseconds at virtual time 0
@@ -39,86 +39,6 @@ GET_REQUEST_BYTES = 120
 CONNECT_BYTES = 1_370  # TCP, Noise, muxer, protocol negotiation, and the end
 CONNECTION_SECONDS = KAD_STREAM_IDLE
 SYN_BYTES = 180  # to the dead: three attempts within KAD_QUERY_TIMEOUT
-
-
-class Heap:
-    """Events in order of time, then of scheduling."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-        self.events = 0
-        self._queue: list[tuple[float, int, Callable[[], None]]] = []
-        self._order = count()
-
-    def at(self, when: float, action: Callable[[], None]) -> None:
-        """What is due already comes now: time doesn't go back."""
-        heapq.heappush(self._queue, (max(when, self.now), next(self._order), action))
-
-    def after(self, delay: float, action: Callable[[], None]) -> None:
-        self.at(self.now + delay, action)
-
-    def run(self, until: float) -> None:
-        """All events up to and including `until`."""
-        queue, pop, events = self._queue, heapq.heappop, 0
-        while queue and queue[0][0] <= until:
-            self.now, _, action = pop(queue)
-            events += 1
-            action()
-        self.events += events
-        self.now = until
-
-
-@dataclass(frozen=True, slots=True)
-class FakeRecord:
-    """Stands for a signed record: b"<sequence> <expires_at>"."""
-
-    sequence: int
-    expires_at: Millis
-
-
-def accept(key: bytes, raw: bytes, now: Millis) -> FakeRecord:
-    sequence, expires = raw.split()
-    if int(expires) <= now:
-        raise RemoteError("record that has expired")
-    return FakeRecord(int(sequence), Millis(int(expires)))
-
-
-@dataclass(slots=True)
-class Bytes:
-    """Traffic of one node, both directions."""
-
-    requests: int = 0
-    connects: int = 0
-    total: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """A request as its server sees it. `what`: find, put or get."""
-
-    what: str
-    key: bytes
-    asker: PeerId
-    at: float
-    record: bytes = b""
-
-
-@dataclass(slots=True, eq=False)
-class Member:
-    """A node: its own core, and what the simulation knows of it."""
-
-    node: Node
-    is_server: bool
-    is_sybil: bool
-    x: float  # place in a unit square: distance is latency
-    y: float
-    table: RoutingTable
-    timeouts: Timeouts = field(default_factory=Timeouts)
-    alive: bool = True
-    store: RecordStore | None = None
-    traffic: Bytes = field(default_factory=Bytes)
-    warm: dict[PeerId, float] = field(default_factory=dict)  # open connections: until when
-    seen: list[Seen] | None = None  # what a curious server notes
 
 
 class Network:

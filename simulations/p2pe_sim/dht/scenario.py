@@ -18,7 +18,8 @@ from p2pe.config import (
 from p2pe.core.kademlia.lookup import Lookup
 
 from p2pe_sim.dht.client import Client
-from p2pe_sim.dht.network import FIND_REQUEST_BYTES, PEER_BYTES, Bytes, Member, Network, record_of
+from p2pe_sim.dht.member import Bytes, Member
+from p2pe_sim.dht.network import FIND_REQUEST_BYTES, PEER_BYTES, Network, record_of
 
 JOIN_SECONDS = 900.0  # in which the network grows to its size
 UPKEEP_SECONDS = 300.0  # between two looks at a table (five of the driver's, taken together)
