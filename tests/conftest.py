@@ -9,8 +9,13 @@ import pytest
 
 
 @pytest.fixture
-def hangups() -> Iterator[None]:
-    """Programs started within the test hear of a closed terminal, though the test run itself be under nohup."""
-    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+def default_signals() -> Iterator[None]:
+    """Programs started within the test hear of Ctrl-C and of a closed terminal, though the test run itself be in the
+    background or under nohup: what is ignored there they would inherit."""
+    before = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGHUP)}
+    ignored = [each for each, handler in before.items() if handler == signal.SIG_IGN]
+    for each in ignored:
+        signal.signal(each, signal.SIG_DFL)
     yield
-    signal.signal(signal.SIGHUP, before)
+    for each in ignored:
+        signal.signal(each, signal.SIG_IGN)

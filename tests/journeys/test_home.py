@@ -28,7 +28,7 @@ def test_a_second_daemon_is_refused_with_the_first_ones_process_id(story: Proces
         assert client.status()["pid"] == alice.node.process.pid
 
 
-@pytest.mark.usefixtures("hangups")
+@pytest.mark.usefixtures("default_signals")
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_ends_it_gracefully(how: signal.Signals, story: Processes) -> None:
     alice = story.person("alice").start()

@@ -41,7 +41,7 @@ def running(home: Path, *args: str, listen: str = ANY) -> Iterator[tuple[subproc
         process.communicate()
 
 
-@pytest.mark.usefixtures("hangups")
+@pytest.mark.usefixtures("default_signals")
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_ready_line_key_status_and_drain(tmp_path: Path, how: signal.Signals) -> None:
     with running(tmp_path) as (process, line):

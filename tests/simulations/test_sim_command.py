@@ -133,6 +133,7 @@ def test_folders_of_runs_and_sweeps_can_be_replayed(small: str, tmp_path: Path) 
         sim("shrink", harder, "--seed", "1", "--out", str(tmp_path / "small.json"))
 
 
+@pytest.mark.usefixtures("default_signals")
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_a_sweep_that_is_stopped_reports_what_it_has(how: signal.Signals, small: str, tmp_path: Path) -> None:
     out = tmp_path / "out"
