@@ -317,6 +317,9 @@ PUNCH_SETTLE_SECONDS: Final = 0.5  # identify's answer about our own address, be
 API_MAX_BODY: Final = 8 * MIB
 API_MAX_BATCH: Final = 1_000  # messages a request
 API_MAX_WAIT: Final = 3_600.0  # seconds a client may wait in one request
+SCRAPE_BYTES: Final = 4 * KIB  # a request to the metrics port: a scraper's takes a few hundred
+SCRAPE_SECONDS: Final = 5.0  # for a request and its answer
+SCRAPE_CONNECTIONS: Final = 8  # to the metrics port at once; a bootstrap node's may be open to strangers
 API_PAGE: Final = 1_000  # rows an answer
 
 # --- the running node ---

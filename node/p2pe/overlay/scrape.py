@@ -7,18 +7,15 @@ Nothing here can tell one peer from another: sums and sizes only.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from typing import Any, Final
+from typing import Any
 
 import trio
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from p2pe import config
 from p2pe.errors import LocalError, StorageError
-
-_REQUEST_BYTES: Final = 4_096  # a scraper's request takes a few hundred
-_REQUEST_SECONDS: Final = 5.0
-_CONNECTIONS: Final = 8  # scrapers at once
 
 Render = Callable[[], Awaitable[Iterable[Metric]]]
 """Looks at the node and says its metrics. May raise StorageError."""
@@ -33,16 +30,23 @@ async def bind_metrics(host: str, port: int) -> list[trio.SocketListener]:
 
 
 async def serve_metrics(listeners: list[trio.SocketListener], render: Render) -> None:
-    """Answers until cancelled, one request a connection, a few connections at once."""
-    places = trio.Semaphore(_CONNECTIONS)
+    """Answers until cancelled, one request a connection. Beyond SCRAPE_CONNECTIONS at once they are closed unheard:
+    those who wait would each hold a socket."""
+    places = trio.Semaphore(config.SCRAPE_CONNECTIONS)
 
     async def answer(stream: trio.SocketStream) -> None:
-        async with places:
-            with trio.move_on_after(_REQUEST_SECONDS):
-                try:
-                    await _answer(stream, render)
-                except trio.BrokenResourceError:
-                    pass  # the scraper left
+        try:
+            places.acquire_nowait()
+        except trio.WouldBlock:
+            await trio.aclose_forcefully(stream)
+            return
+        try:
+            with trio.move_on_after(config.SCRAPE_SECONDS):
+                await _answer(stream, render)
+        except trio.BrokenResourceError:
+            pass  # the scraper left
+        finally:
+            places.release()
             await trio.aclose_forcefully(stream)
 
     await trio.serve_listeners(answer, listeners)
@@ -51,9 +55,9 @@ async def serve_metrics(listeners: list[trio.SocketListener], render: Render) ->
 async def _answer(stream: trio.SocketStream, render: Render) -> None:
     request = b""
     while b"\r\n\r\n" not in request:
-        piece = await stream.receive_some(_REQUEST_BYTES)
+        piece = await stream.receive_some(config.SCRAPE_BYTES)
         request += piece
-        if not piece or len(request) > _REQUEST_BYTES:
+        if not piece or len(request) > config.SCRAPE_BYTES:
             return
     method, target, *_ = [*request.split(b" ", 2), b"", b""]
     if method == b"GET" and target.partition(b"?")[0] == b"/metrics":
